@@ -1,0 +1,18 @@
+"""rlgen: reinforcement fine-tuning of language models on TRL, from SFT to a comparison with intervals."""
+
+import os
+
+__version__ = "0.1.0"
+
+
+def _set_environment() -> None:
+    """Defaults that libraries read when they are imported; a value the user has set stays."""
+    if os.environ.get("RLGEN_TELEMETRY") != "1":
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+_set_environment()

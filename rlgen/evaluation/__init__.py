@@ -1,0 +1,1 @@
+"""Compare checkpoints on held-out prompts: generate, measure, test, report."""

@@ -1,0 +1,242 @@
+"""What is measured: rewards, their weighted sum, metrics and diagnostics, each one score per completion."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from datasets import Dataset
+
+from rlgen.errors import ConfigError
+from rlgen.evaluation.metrics import METRICS, Score, length_tokens, truncated
+from rlgen.rewards.check import check_rewards, checked, reward_name
+from rlgen.rewards.compose import call_reward
+from rlgen.rewards.load import load_reward, load_rewards
+
+if TYPE_CHECKING:
+    from rlgen.generation import Completion
+    from rlgen.tasks import Task
+
+COMPOSITE = "reward"
+
+Kind = Literal["reward", "metric", "diagnostic"]
+Scores = list[list[float | None]]  # per prompt, per sample; None where the measure does not apply
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column of the comparison.
+
+    Args:
+        name: Short name, unique in a comparison.
+        description: One sentence for the report.
+        kind: Reward (training optimises it), metric (evaluation only) or diagnostic (neither good nor bad as such).
+        higher_is_better: Direction, None where there is none.
+        score: Function with the signature of a reward; None for a measure that is computed otherwise.
+        terms: For a weighted sum, the names of the measures it adds, with their weights.
+    """
+
+    name: str
+    description: str
+    kind: Kind
+    higher_is_better: bool | None
+    score: Score | None = None
+    terms: tuple[tuple[str, float], ...] = ()
+
+    def entry(self) -> dict[str, Any]:
+        """The measure as it stands in results.json."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "kind": self.kind,
+            "higher_is_better": self.higher_is_better,
+        }
+
+
+def reward_measures(functions: Sequence[Score], weights: Sequence[float]) -> list[Measure]:
+    """The weighted sum of the rewards, then each of them. One reward of weight 1 is its own sum."""
+    alone = len(functions) == 1 and weights[0] == 1.0
+    names = _unique([reward_name(function) for function in functions], reserved=() if alone else (COMPOSITE,))
+    measures = [
+        Measure(name, _first_line(function) or f"Reward function {name}.", "reward", True, function)
+        for name, function in zip(names, functions, strict=True)
+    ]
+    if alone or not measures:
+        return measures
+    terms = tuple(zip(names, weights, strict=True))
+    formula = " + ".join(f"{weight:g} × {name}" for name, weight in terms)
+    return [Measure(COMPOSITE, f"Weighted sum of the rewards: {formula}.", "reward", True, terms=terms), *measures]
+
+
+def metric_measures(
+    names: Sequence[str] | None, available: Mapping[str, Score], load: Callable[[str], Score], columns: Sequence[str]
+) -> list[Measure]:
+    """Evaluation-only measures.
+
+    Args:
+        names: Which ones; None takes all of `available`, and ROUGE-L where the rows have a reference.
+        available: The task's own metrics by name.
+        load: Finds any other name, e.g. `path.py:function`.
+        columns: Columns of the held-out rows.
+
+    Raises:
+        ConfigError: ROUGE-L is asked for and there is no `reference` column.
+    """
+    known = {**METRICS, **available}
+    if names is None:
+        names = [name for name in known if name in available or "reference" in columns]
+    measures = []
+    for name in dict.fromkeys(names):
+        if name == "rouge_l" and "reference" not in columns:
+            raise ConfigError(
+                f"metric rouge_l needs a 'reference' or 'completion' column (found: {', '.join(columns)})"
+            )
+        function = known.get(name) or load(name)
+        label = name if name in known else reward_name(function)
+        measures.append(Measure(label, _first_line(function) or f"Metric {label}.", "metric", True, function))
+    return measures
+
+
+def diagnostic_measures(kl_reference: str | None) -> list[Measure]:
+    """Length, truncation and, where there is a reference checkpoint, KL to it."""
+    measures = [
+        Measure("length", "Tokens of the completion, the end token included.", "diagnostic", None, length_tokens),
+        Measure("truncated", "Share of completions cut at the length limit.", "diagnostic", False, truncated),
+    ]
+    if kl_reference:
+        description = (
+            f"Sum over the completion's tokens of log p(checkpoint) - log p({kl_reference}), in nats, on the "
+            "checkpoint's own completions. Sampled completions make it an unbiased estimate of the KL divergence; on "
+            "greedy ones it is the log-ratio of what was written."
+        )
+        measures.append(Measure(f"kl_{kl_reference}", description, "diagnostic", None))
+    return measures
+
+
+def choose_measures(
+    task: Task | None,
+    rows: Dataset,
+    *,
+    reward: Sequence[str] | None,
+    reward_weights: Sequence[float] | None,
+    reward_model: str | None,
+    metrics: Sequence[str] | None,
+    kl_reference: str | None,
+    own_rows: bool = False,
+) -> list[Measure]:
+    """All measures of a comparison, tried on two rows before anything is generated.
+
+    Args:
+        task: Whose rewards and metrics are the default.
+        rows: The held-out rows.
+        reward: Rewards by name; None for the task's own.
+        reward_weights: Their weights; None for the task's, or 1 each.
+        reward_model: Folder or hub id of a trained reward model to measure besides.
+        metrics: Metrics by name; None for the task's own.
+        kl_reference: Name of the checkpoint that KL is measured to.
+        own_rows: The rows are not the task's, so that its rewards and metrics are no default.
+
+    Raises:
+        ConfigError: Two measures share a name, or weights do not fit.
+        RewardError: A reward or metric cannot be loaded or breaks the reward contract.
+    """
+    default_task = None if own_rows else task
+    measures: list[Measure] = []
+    if reward or default_task:
+        functions, weights = load_rewards(reward, reward_weights, task)
+        measures += reward_measures(functions, weights)
+    elif reward_weights:
+        raise ConfigError("reward_weights are given, but no reward; add --reward NAME ...")
+    if reward_model:
+        judge = load_reward(reward_model, task=task)
+        name = _unique([reward_name(judge)], [measure.name for measure in measures])[0]
+        description = f"Score of the trained reward model {reward_model}."
+        measures.append(Measure(name, description, "reward", True, judge))
+    available = default_task.metrics if default_task else {}
+    measures += metric_measures(metrics, available, lambda name: load_reward(name, task=task), rows.column_names)
+    measures += diagnostic_measures(kl_reference)
+    check_unique(measures)
+    tried = [measure.score for measure in measures if measure.score and measure.kind != "diagnostic"]
+    check_rewards([checked(score) for score in tried], rows)
+    return measures
+
+
+def check_unique(measures: Sequence[Measure]) -> None:
+    """Refuse two measures of one name.
+
+    Raises:
+        ConfigError: Two share a name.
+    """
+    names = [measure.name for measure in measures]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise ConfigError(f"measure '{doubled[0]}' is named twice; rename the function or leave one of the two out")
+
+
+def score_completions(score: Score, rows: Dataset, completions: Sequence[Sequence[Completion]]) -> Scores:
+    """Score every sample of every prompt in one call.
+
+    Args:
+        score: Function with the signature of a reward.
+        rows: The held-out rows; their columns other than `prompt` and `completion` are passed on by name.
+        completions: Per prompt, its samples.
+
+    Returns:
+        Per prompt, one score per sample.
+
+    Raises:
+        RewardError: The function raised or broke the reward contract.
+    """
+    counts = [len(samples) for samples in completions]
+    flat = [sample for samples in completions for sample in samples]
+    columns: dict[str, list[Any]] = {
+        name: [value for value, count in zip(rows[name], counts, strict=True) for _ in range(count)]
+        for name in rows.column_names
+        if name != "completion"
+    }
+    prompts = columns.pop("prompt")
+    answers: list[Any] = [
+        sample.text if isinstance(prompt, str) else [{"role": "assistant", "content": sample.text}]
+        for prompt, sample in zip(prompts, flat, strict=True)
+    ]
+    scores = call_reward(
+        score,
+        prompts,
+        answers,
+        **columns,
+        completion_ids=[sample.token_ids for sample in flat],
+        finished=[sample.finished for sample in flat],
+    )
+    values = iter(scores)
+    return [[next(values) for _ in range(count)] for count in counts]
+
+
+def weighted_sum(parts: Sequence[Scores], weights: Sequence[float]) -> Scores:
+    """Combine rewards as training does: None counts as absent, and a sample without any score stays None."""
+    return [
+        [_weighted(values, weights) for values in zip(*samples, strict=True)] for samples in zip(*parts, strict=True)
+    ]
+
+
+def _weighted(values: Sequence[float | None], weights: Sequence[float]) -> float | None:
+    terms = [weight * value for value, weight in zip(values, weights, strict=True) if value is not None]
+    return sum(terms) if terms else None
+
+
+def _first_line(function: Any) -> str:
+    function = getattr(function, "function", function)  # the user's function inside a CheckedReward
+    # A class instance would answer with its class' docstring, which says nothing about this reward.
+    text = function.__doc__ if inspect.isroutine(function) or "__doc__" in getattr(function, "__dict__", {}) else None
+    return (inspect.cleandoc(text).splitlines() or [""])[0] if text else ""
+
+
+def _unique(names: Sequence[str], reserved: Sequence[str] = ()) -> list[str]:
+    """Number the later ones of equal names: two rewards may both be called `score`."""
+    taken = dict.fromkeys(reserved, 1)
+    unique = []
+    for name in names:
+        taken[name] = taken.get(name, 0) + 1
+        unique.append(name if taken[name] == 1 else f"{name}_{taken[name]}")
+    return unique

@@ -1,0 +1,158 @@
+"""Settings of PPO on top of TRL's GRPO settings, whose machinery it runs on."""
+
+from dataclasses import dataclass, field, fields
+from math import ceil
+
+from trl import GRPOConfig
+
+from rlgen.errors import ConfigError
+
+# What these do in GRPO's loss or advantage has no place in PPO; set away from its default, each is an error.
+GRPO_ONLY = {
+    "beta": "kl_coef",
+    "num_iterations": "num_ppo_epochs",
+    "epsilon": "cliprange",
+    "epsilon_high": "cliprange",
+    "delta": "cliprange",
+    "loss_type": None,
+    "scale_rewards": "whiten_rewards",
+    "multi_objective_aggregation": None,
+    "importance_sampling_level": None,
+    "mask_truncated_completions": "missing_eos_penalty",
+    "sync_ref_model": None,
+    "ref_model_mixup_alpha": None,
+    "ref_model_sync_steps": None,
+    "top_entropy_quantile": None,
+    "use_adaptive_entropy": "entropy_coef",
+    "entropy_coef_min": "entropy_coef",
+    "entropy_coef_max": "entropy_coef",
+    "entropy_coef_delta": "entropy_coef",
+    "entropy_target": "entropy_coef",
+    "off_policy_mask_threshold": None,
+    "use_bias_correction_kl": None,
+    "sapo_temperature_neg": None,
+    "sapo_temperature_pos": None,
+    "vespo_k_pos": None,
+    "vespo_lambda_pos": None,
+    "vespo_k_neg": None,
+    "vespo_lambda_neg": None,
+    "repetition_penalty": None,
+    "router_aux_loss_coef": None,
+    "cast_lm_head_to_fp32": None,
+    "generation_kwargs": None,
+}
+
+
+class _AnyCount(int):
+    """An int of which GRPOConfig's "at least 2 completions a prompt" does not complain: a critic needs no group."""
+
+    def __lt__(self, other: int) -> bool:
+        return False
+
+
+@dataclass
+class PPOConfig(GRPOConfig):
+    """Settings of `PPOTrainer`: those of TRL's GRPOConfig, less what only GRPO means, and the ones below.
+
+    A rollout holds `per_device_train_batch_size * steps_per_generation` completions a process and is used for
+    `num_ppo_epochs` passes in minibatches of `per_device_train_batch_size * gradient_accumulation_steps`.
+
+    Raises:
+        ConfigError: a value out of range, an option of GRPO that PPO does not have, or sizes that don't divide.
+    """
+
+    output_dir: str | None = field(default="runs/ppo", metadata={"help": "Folder for the policy, critic and logs."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate of the policy."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Schedule of the policy's learning rate."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Completions a minibatch and process."})
+    steps_per_generation: int | None = field(default=4, metadata={"help": "Minibatches a rollout."})
+    num_generations: int = field(default=4, metadata={"help": "Completions a prompt; 1 is allowed."})
+    num_generations_eval: int | None = field(default=1, metadata={"help": "Completions a prompt in evaluation."})
+    max_completion_length: int | None = field(default=32, metadata={"help": "Longest completion, in tokens."})
+    disable_dropout: bool = field(default=True, metadata={"help": "Turn dropout off in the policy."})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade time for memory."})
+    logging_steps: float = field(default=1, metadata={"help": "Log every N optimizer steps."})
+    report_to: str | list[str] | None = field(default="none", metadata={"help": "Where TRL reports to, e.g. trackio."})
+    num_ppo_epochs: int = field(default=2, metadata={"help": "Passes over each rollout."})
+    total_episodes: int | None = field(
+        default=None, metadata={"help": "Completions to train on over the whole run; sets max_steps."}
+    )
+    kl_coef: float = field(default=0.05, metadata={"help": "Weight of the per-token KL penalty in the reward."})
+    kl_estimator: str = field(default="k1", metadata={"help": "Estimator of that KL: k1, k2 or k3."})
+    cliprange: float = field(default=0.2, metadata={"help": "Clip range of the probability ratio."})
+    cliprange_value: float | None = field(default=0.2, metadata={"help": "Clip range of the value; none for none."})
+    gamma: float = field(default=1.0, metadata={"help": "Discount factor."})
+    lam: float = field(default=0.95, metadata={"help": "Lambda of generalised advantage estimation."})
+    whiten_rewards: bool = field(default=False, metadata={"help": "Scale token rewards of a rollout to variance 1."})
+    whiten_advantages: bool = field(default=True, metadata={"help": "Scale advantages to mean 0, variance 1."})
+    missing_eos_penalty: float | None = field(
+        default=None, metadata={"help": "Taken off the score of a completion that hit the length limit."}
+    )
+    critic_layer: int | None = field(
+        default=None, metadata={"help": "Decoder layers below the critic; default two thirds of them."}
+    )
+    critic_width: int = field(default=0, metadata={"help": "Units of the critic's hidden layer; 0 for linear."})
+    critic_learning_rate: float = field(default=1e-3, metadata={"help": "Learning rate of the critic."})
+    critic_epochs: int = field(default=4, metadata={"help": "Passes of the critic over each rollout."})
+    critic_minibatches: int = field(default=4, metadata={"help": "Steps of the critic a pass."})
+    critic_dropout: float = field(default=0.1, metadata={"help": "Dropout in the critic while it is fitted."})
+    critic_weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of the critic."})
+    critic_warmup_rollouts: int = field(
+        default=2, metadata={"help": "Rollouts of the starting policy that only the critic learns from."}
+    )
+    cache_trunk: bool = field(
+        default=True, metadata={"help": "Compute frozen lower layers once a rollout when only upper ones train."}
+    )
+
+    def __post_init__(self) -> None:
+        by_name = {option.name: option for option in fields(GRPOConfig)}
+        for name, instead in GRPO_ONLY.items():
+            allowed = [by_name[name].default]
+            if name == "num_iterations":
+                allowed.append(self.num_ppo_epochs)  # a configuration that was saved after it was resolved
+            if getattr(self, name) not in allowed:
+                hint = f"; PPO has {instead} for it" if instead else ""
+                raise ConfigError(f"{name} is an option of GRPO that PPO does not have: leave it out{hint}")
+        self._check_ranges()
+        self.num_iterations = self.num_ppo_epochs
+        requested, self.num_generations = self.num_generations, _AnyCount(self.num_generations)
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise ConfigError(f"PPO settings don't fit together: {error}") from error
+        self.num_generations = int(requested)
+        updates = self.steps_per_generation * self.num_ppo_epochs
+        if updates % self.gradient_accumulation_steps:
+            raise ConfigError(
+                f"steps_per_generation * num_ppo_epochs = {updates} is no multiple of gradient_accumulation_steps = "
+                f"{self.gradient_accumulation_steps}: an update would mix two rollouts; change one of them"
+            )
+        self.updates_per_rollout = updates // self.gradient_accumulation_steps
+        if self.total_episodes is not None:
+            self.max_steps = ceil(self.total_episodes / self.generation_batch_size) * self.updates_per_rollout
+        if self.save_strategy == "steps" and self.save_steps >= 1:
+            # A checkpoint between the epochs of a rollout could not go on exactly where it stopped.
+            self.save_steps = ceil(self.save_steps / self.updates_per_rollout) * self.updates_per_rollout
+
+    def _check_ranges(self) -> None:
+        at_least = {
+            "num_generations": 1,
+            "num_ppo_epochs": 1,
+            "critic_epochs": 1,
+            "critic_minibatches": 1,
+            "critic_width": 0,
+            "critic_warmup_rollouts": 0,
+            "kl_coef": 0.0,
+        }
+        for name, lowest in at_least.items():
+            if getattr(self, name) < lowest:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {lowest}")
+        for name in ("gamma", "lam"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
+        for name in ("cliprange", "cliprange_value", "temperature"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ConfigError(f"{name} is {value}; it must be above 0")
+        if self.kl_estimator not in ("k1", "k2", "k3"):
+            raise ConfigError(f"kl_estimator is {self.kl_estimator!r}; choose k1, k2 or k3")

@@ -1,0 +1,149 @@
+"""The critic: values of states, read off one frozen layer of the reference model.
+
+A frozen layer costs nothing extra, because the reference's forward pass visits it anyway, and holds more about the
+return than the policy's last layer, which is shaped for the next token. Letters for shapes: N prompts, G completions
+a prompt, T completion tokens, S tokens of a packed row, M completion tokens in all, H hidden size, F features.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rlgen.ppo.losses import value_loss
+from rlgen.scoring import PROMPT, PackedRows
+
+CRITIC_FILE, OPTIMIZER_FILE = "critic.safetensors", "critic_optimizer.pt"
+
+
+def critic_features(hidden: Tensor, packed: PackedRows, max_completion_length: int) -> Tensor:
+    """What the critic sees of each state: the hidden state, the mean of all so far, and how far along it is.
+
+    Args:
+        hidden: (N, S, H) activations of one layer for the packed rows.
+        packed: the rows.
+        max_completion_length: limit of completion tokens, the unit of the last feature.
+
+    Returns:
+        (M, 2H + 1) float32, in the order of `packed.completion_mask`'s True positions.
+    """
+    hidden = hidden.float()
+    n, groups, tokens = packed.source.shape
+    index = packed.source.reshape(n, -1, 1).expand(-1, -1, hidden.shape[-1])
+    states = hidden.gather(1, index).reshape(n, groups, tokens, -1)
+    in_prompt = (packed.segment_ids == PROMPT)[:, :, None]
+    prompt_sum = (hidden * in_prompt).sum(1)[:, None, None]  # (N, 1, 1, H)
+    steps = torch.arange(tokens, device=hidden.device)
+    # The state before the first token is the prompt's last one, which the prompt's sum holds already.
+    read = (states * (steps > 0)[:, None]).cumsum(2)
+    means = (prompt_sum + read) / (in_prompt.sum(1)[:, None, None] + steps[:, None])
+    progress = (steps / max_completion_length).expand(n, groups, tokens)[..., None]
+    size = (hidden.shape[-1],)
+    parts = [nn.functional.layer_norm(part, size) for part in (states, means)]  # activations reach 1e4 in mid layers
+    return torch.cat([*parts, progress], -1)[packed.completion_mask]
+
+
+class Critic(nn.Module):
+    """Value of a state from its features, with its own optimizer.
+
+    Args:
+        hidden_size: H of the frozen layer.
+        width: units of the hidden layer; 0 for a linear critic.
+        learning_rate: of AdamW.
+        dropout: during fitting.
+        weight_decay: of AdamW.
+        device: where it lives.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        width: int,
+        learning_rate: float,
+        dropout: float,
+        weight_decay: float,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        features = 2 * hidden_size + 1
+        self.body = nn.Sequential(nn.Dropout(dropout))
+        if width:
+            self.body.extend([nn.Linear(features, width), nn.GELU(), nn.Dropout(dropout)])
+        self.head = nn.Linear(width or features, 1)
+        nn.init.zeros_(self.head.weight)  # starts as a constant, the mean return of the first fit
+        nn.init.zeros_(self.head.bias)
+        self.register_buffer("fitted", torch.tensor(False))
+        self.to(device)
+        self.optimizer = torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=weight_decay)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Values (M,) of states with features (M, F)."""
+        return self.head(self.body(features.float()))[:, 0]
+
+    @torch.no_grad()
+    def values(self, features: Tensor) -> Tensor:
+        """Values (M,) without dropout or gradient."""
+        self.eval()
+        return self(features)
+
+    def start_at(self, mean_return: float) -> None:
+        """Predict the mean return everywhere before the first fit, so that the first advantages are centred."""
+        with torch.no_grad():
+            self.head.bias.fill_(mean_return)
+            self.fitted.fill_(True)
+
+    def fit(
+        self,
+        features: Tensor,
+        returns: Tensor,
+        *,
+        epochs: int,
+        minibatches: int,
+        cliprange_value: float | None,
+        mean_gradient: Callable[[Tensor], Tensor] = lambda gradient: gradient,
+    ) -> tuple[float, float]:
+        """Several passes over one rollout.
+
+        Args:
+            features: (M, F).
+            returns: (M,) targets.
+            epochs: passes.
+            minibatches: steps a pass.
+            cliprange_value: see `value_loss`.
+            mean_gradient: averages a gradient over all processes.
+
+        Returns:
+            Mean value loss, and the fraction of values that were clipped.
+        """
+        old_values = self.values(features)
+        self.train()
+        losses, clipped = [], []
+        for _ in range(epochs):
+            for chunk in torch.randperm(len(features), device=features.device).chunk(minibatches):
+                loss, was_clipped = value_loss(
+                    self(features[chunk]), old_values[chunk], returns[chunk], cliprange_value
+                )
+                self.optimizer.zero_grad()
+                loss.mean().backward()
+                for parameter in self.parameters():
+                    parameter.grad = mean_gradient(parameter.grad)
+                nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+                self.optimizer.step()
+                losses.append(float(loss.detach().mean()))
+                clipped.append(float(was_clipped.float().mean()))
+        return sum(losses) / len(losses), sum(clipped) / len(clipped)
+
+    def save(self, folder: str | Path) -> None:
+        """Write weights and optimizer state into `folder`."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / CRITIC_FILE)
+        torch.save(self.optimizer.state_dict(), folder / OPTIMIZER_FILE)
+
+    def load(self, folder: str | Path) -> None:
+        """Read what `save` wrote."""
+        self.load_state_dict(load_file(Path(folder) / CRITIC_FILE))
+        self.optimizer.load_state_dict(torch.load(Path(folder) / OPTIMIZER_FILE, weights_only=True))

@@ -1,0 +1,122 @@
+"""A rollout and its scoring: log-probabilities under policy and reference, features for the critic.
+
+Letters for shapes: N prompts, G completions a prompt, T completion tokens, S tokens of a packed row, M completion
+tokens in all, H hidden size, F features.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlgen.ppo.critic import critic_features
+from rlgen.ppo.trunk import record_hidden, replay_hidden
+from rlgen.scoring import PackedRows, pack_rows, token_logprobs
+
+
+@dataclass
+class Scored:
+    """A batch of completions with what the advantages are made of."""
+
+    packed: PackedRows
+    logprobs: Tensor
+    """(N, G, T) under the policy that sampled."""
+    ref_logprobs: Tensor
+    """(N, G, T) under the reference."""
+    features: Tensor
+    """(M, F) for the critic."""
+    trunk: Tensor | None
+    """(N, S, H) output of the frozen lower layers, if they are left out of the updates."""
+
+
+@dataclass
+class Rollout:
+    """What the updates need; every tensor but the last has the N prompts first, so that it splits into minibatches."""
+
+    packed: PackedRows
+    logprobs: Tensor
+    """(N, G, T) under the policy that sampled."""
+    advantages: Tensor
+    """(N, G, T)."""
+    trunk: Tensor | None
+    """(N, S, H) output of the frozen lower layers, or None."""
+    tokens_per_minibatch: Tensor
+    """() completion tokens of an average minibatch, over all processes."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Flat dictionary, as TRL buffers, shuffles and splits it."""
+        flat = {field.name: getattr(self.packed, field.name) for field in fields(PackedRows)}
+        flat.update({field.name: getattr(self, field.name) for field in fields(self)[1:]})
+        return flat
+
+    @classmethod
+    def from_dict(cls, flat: dict[str, Any]) -> "Rollout":
+        """One minibatch back from TRL's buffer, without padding that none of its rows needs."""
+        packed = PackedRows(**{field.name: flat[field.name] for field in fields(PackedRows)})[:]
+        length, tokens = packed.input_ids.shape[1], packed.completion_ids.shape[2]
+        trunk = flat["trunk"]
+        return cls(
+            packed,
+            flat["logprobs"][:, :, :tokens],
+            flat["advantages"][:, :, :tokens],
+            None if trunk is None else trunk[:, :length],
+            flat["tokens_per_minibatch"],
+        )
+
+
+def group_completions(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], group: int, pad_token_id: int
+) -> PackedRows:
+    """Pack B completions, of which `group` neighbours each share a prompt, into N = B / group rows."""
+    starts = range(0, len(prompts), group)
+    return pack_rows([prompts[i] for i in starts], [completions[i : i + group] for i in starts], pad_token_id)
+
+
+def score_rollout(
+    policy: nn.Module,
+    reference: nn.Module | None,
+    packed: PackedRows,
+    *,
+    critic_layer: int,
+    trunk_depth: int,
+    temperature: float,
+    max_completion_length: int,
+    rows_at_a_time: int,
+) -> Scored:
+    """Score completions under policy and reference by the same code, and read the critic's features on the way.
+
+    Args:
+        policy: the model that sampled; with adapters off it is the reference, unless one is given.
+        reference: a model of its own, or None.
+        packed: N rows.
+        critic_layer: number of decoder layers below the critic.
+        trunk_depth: number of frozen lower layers that the policy shares with the reference.
+        temperature: what the logits are divided by.
+        max_completion_length: unit of the critic's position feature.
+        rows_at_a_time: rows of a forward pass.
+
+    Returns:
+        Everything detached.
+    """
+    depths = [critic_layer, trunk_depth] if trunk_depth else [critic_layer]
+    shape = packed.completion_mask.shape
+    logprobs, ref_logprobs = torch.zeros(2, *shape, device=packed.input_ids.device).unbind()
+    features, trunks = [], []
+    for start in range(0, shape[0], rows_at_a_time):
+        rows = slice(start, start + rows_at_a_time)
+        part = packed[rows]
+        tokens, length = part.completion_mask.shape[2], part.input_ids.shape[1]
+        base = reference if reference is not None else policy
+        adapters_off = policy.disable_adapter() if reference is None else nullcontext()
+        with adapters_off, record_hidden(base, depths) as hidden:
+            ref_logprobs[rows, :, :tokens] = token_logprobs(base, part, temperature=temperature)[0]
+        features.append(critic_features(hidden[critic_layer], part, max_completion_length))
+        trunk = hidden.get(trunk_depth) if trunk_depth else None
+        with replay_hidden(policy, trunk_depth, trunk):
+            logprobs[rows, :, :tokens] = token_logprobs(policy, part, temperature=temperature)[0]
+        if trunk is not None:
+            trunks.append(nn.functional.pad(trunk, (0, 0, 0, packed.input_ids.shape[1] - length)))
+    return Scored(packed, logprobs, ref_logprobs, torch.cat(features), torch.cat(trunks) if trunks else None)

@@ -1,0 +1,347 @@
+"""PPO on TRL's GRPOTrainer, which brings data, generation backends, rewards, PEFT, logging and checkpoints.
+
+Everything that rlgen touches of TRL's private surface is in this file: `_generate_single_turn`,
+`_get_per_token_logps_and_entropies`, `_calculate_rewards`, `_generate_and_score_completions`, `_prepare_inputs`,
+`_compute_loss`, `_metrics`, and `_save_optimizer_and_scheduler` / `_load_optimizer_and_scheduler` of transformers.
+
+One step: `_generate_and_score_completions` samples and scores a rollout, `rlgen.ppo.rollout` turns it into
+advantages, the critic is fitted, and `_compute_loss` is called for every minibatch of every epoch.
+
+Letters for shapes: B completions, N prompts, G completions a prompt, T completion tokens, S tokens of a packed row.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl import GRPOTrainer
+
+from rlgen.errors import ConfigError, TrainingError
+from rlgen.generation import sample
+from rlgen.models import load_policy
+from rlgen.ppo.advantages import explained_variance, gae, kl_estimate, masked_mean, token_rewards, whiten
+from rlgen.ppo.config import PPOConfig
+from rlgen.ppo.critic import Critic
+from rlgen.ppo.losses import policy_loss
+from rlgen.ppo.rollout import Rollout, Scored, group_completions, score_rollout
+from rlgen.ppo.trunk import frozen_depth, replay_hidden
+from rlgen.scoring import token_logprobs, unwrapped
+from rlgen.tuning import decoder_layers
+
+
+class PPOTrainer(GRPOTrainer):
+    """Proximal policy optimisation with a learned critic.
+
+    Args:
+        model: policy to start from: a plain causal model, or its name.
+        reward_funcs: reward functions with TRL's signature, weighted by `args.reward_weights`.
+        args: settings.
+        train_dataset: rows with a `prompt` column; further columns reach the rewards.
+        eval_dataset: rows like these, for evaluation during training.
+        processing_class: tokenizer.
+        peft_config: adapters to train; the reference is then the same model with them off. Without it the whole
+            model trains and the reference is a copy of it.
+        **kwargs: as in TRL's GRPOTrainer.
+
+    Raises:
+        ConfigError: settings that this model cannot have.
+        TrainingError: at the first rollout, if policy and reference are not the same model.
+    """
+
+    _tag_names = ["trl", "ppo", "rlgen"]
+    _name = "PPO"
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        reward_funcs: Any,
+        args: PPOConfig,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: PeftConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(model, str):
+            model = load_policy(model, dtype="auto" if peft_config else "float32", merge=True)
+        self.reference: nn.Module | None = None
+        if peft_config is None and not isinstance(model, PeftModel):
+            self.reference = copy.deepcopy(model).eval().requires_grad_(False)
+        super().__init__(
+            model=model,
+            reward_funcs=reward_funcs,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            peft_config=peft_config,
+            **kwargs,
+        )
+        if self.reference is not None:
+            self.reference.to(self.accelerator.device)
+        policy = unwrapped(self.model)
+        self.trunk_depth = frozen_depth(policy) if args.cache_trunk and self.reference is None else 0
+        self.critic_layer = self._critic_layer(policy)
+        self.critic = Critic(
+            policy.config.get_text_config().hidden_size,
+            width=args.critic_width,
+            learning_rate=args.critic_learning_rate,
+            dropout=args.critic_dropout,
+            weight_decay=args.critic_weight_decay,
+            device=self.accelerator.device,
+        )
+        # Siblings share one packed row where the attention kernel takes a mask that hides them from each other.
+        self._shares_prompts = policy.config._attn_implementation in ("sdpa", "eager")
+        self._rewards_per_func: Tensor | None = None
+        self._reference_checked = False
+
+    def _critic_layer(self, policy: nn.Module) -> int:
+        count = len(decoder_layers(policy))
+        layer = round(count * 2 / 3) if self.args.critic_layer is None else self.args.critic_layer
+        if not 1 <= layer <= count:
+            raise ConfigError(f"critic_layer is {layer}, but the model has {count} decoder layers: give 1 to {count}")
+        return layer
+
+    # --- rollout ---
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], images: Any, *args: Any, **kwargs: Any) -> Any:
+        """Sample completions in-process; TRL's other backends keep their own way."""
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if self.use_vllm or self.use_transformers_continuous_batching or sharded or images is not None:
+            return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
+        group = self._group_size(prompt_ids)
+        with self.accelerator.autocast():
+            tokens, _ = sample(
+                unwrapped(self.model),
+                prompt_ids[::group],
+                num_generations=group,
+                max_new_tokens=self.max_completion_length,
+                eos_token_ids=self.eos_token_ids,
+                pad_token_id=self._tokenizer.pad_token_id,
+                temperature=self.temperature,
+                top_k=self.top_k,
+                top_p=self.top_p,
+                min_p=self.min_p,
+            )
+        return tokens, None
+
+    def _group_size(self, prompt_ids: list[list[int]]) -> int:
+        """Completions that stand side by side with the same prompt on this process; 1 if groups are torn apart."""
+        group = self.num_generations if self.model.training else self.num_generations_eval
+        whole = len(prompt_ids) % group == 0
+        if whole and all(ids == prompt_ids[i - i % group] for i, ids in enumerate(prompt_ids)):
+            return group
+        return 1
+
+    def _get_per_token_logps_and_entropies(self, *_: Any, **__: Any) -> tuple[None, None, None]:
+        """TRL asks here for old log-probabilities; `score_rollout` computes them with the reference's."""
+        return None, None, None
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        """TRL folds the rewards into its own advantages at once; PPO needs them as they are."""
+        self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
+        return self._rewards_per_func
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        if self.model.training and self.state.global_step == 0 and not bool(self.critic.fitted):
+            self._warm_up_critic()
+        return super()._prepare_inputs(generation_batch)
+
+    def _warm_up_critic(self) -> None:
+        """Let the critic learn from rollouts of the starting policy before it drives any update."""
+        batches = iter(self.get_train_dataloader())
+        repeats = self.args.steps_per_generation * self.num_iterations
+        for _ in range(self.args.critic_warmup_rollouts):
+            batch = next(batches, None)
+            if batch is None:
+                break
+            self._generate_and_score_completions(batch)
+            for _ in range(repeats - 1):  # the sampler hands each rollout's rows out once for every use of it
+                next(batches, None)
+            self._metrics["train"].clear()
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Sample, score, estimate advantages and fit the critic: one rollout, as rows to split into minibatches."""
+        output = super()._generate_and_score_completions(inputs)
+        training = self.model.training
+        rows = output["prompt_mask"].shape[0]
+        prompts = _ragged(output["prompt_ids"], output["prompt_mask"])
+        completions = _ragged(output["completion_ids"], output["completion_mask"])
+        group = self._group_size(prompts) if self._shares_prompts else 1
+        if training and self.args.per_device_train_batch_size % group:
+            group = 1  # a minibatch would tear the group apart
+        packed = group_completions(prompts, completions, group, self._tokenizer.pad_token_id)
+        packed = packed.to(self.accelerator.device)
+        scores, scorable = self._local_scores(rows, completions)
+        packed.completion_mask &= scorable.view(-1, group, 1)
+
+        scored = self._score(packed, group)
+        if not self._reference_checked:
+            self._check_reference(scored)
+        mode = "train" if training else "eval"
+        kl = kl_estimate(scored.logprobs, scored.ref_logprobs, self.args.kl_estimator)
+        self._record_objective(mode, scores, scorable, kl, packed.completion_mask)
+        if not training:
+            return {}
+        return self._estimate_advantages(scored, kl, scores).as_dict()
+
+    def _local_scores(self, rows: int, completions: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Weighted scores (B,) of this process's completions, and whether any reward applied to them (B,)."""
+        start = self.accelerator.process_index * rows
+        per_func = self._rewards_per_func[start : start + rows]
+        scorable = ~per_func.isnan().all(1)
+        scores = (per_func * self.reward_weights.to(per_func.device)).nansum(1)
+        if self.args.missing_eos_penalty is not None:
+            truncated = [not ids or ids[-1] not in self.eos_token_ids for ids in completions]
+            scores = scores - self.args.missing_eos_penalty * torch.tensor(truncated, device=scores.device)
+        return scores, scorable
+
+    def _score(self, packed: Any, group: int) -> Scored:
+        policy = unwrapped(self.model)
+        policy_was_training = policy.training
+        policy.eval()
+        size = self.args.per_device_train_batch_size if policy_was_training else self.args.per_device_eval_batch_size
+        with torch.no_grad(), self.accelerator.autocast():
+            scored = score_rollout(
+                policy,
+                self.reference,
+                packed,
+                critic_layer=self.critic_layer,
+                trunk_depth=self.trunk_depth,
+                temperature=self.temperature,
+                max_completion_length=self.max_completion_length,
+                rows_at_a_time=max(size // group, 1),
+            )
+        policy.train(policy_was_training)
+        return scored
+
+    def _check_reference(self, scored: Scored) -> None:
+        """At step 0 policy and reference are the same model; whatever differs would be trained on as if it were KL."""
+        self._reference_checked = True
+        if self.state.global_step > 0:
+            return  # resumed: the policy has moved
+        difference = float((scored.logprobs - scored.ref_logprobs).abs().max())
+        policy = unwrapped(self.model)
+        tolerance = 1e-2 if policy.dtype in (torch.bfloat16, torch.float16) else 1e-4
+        if difference <= tolerance:
+            return
+        causes = []
+        if isinstance(policy, PeftModel):
+            trained = any(bool(p.any()) for n, p in policy.named_parameters() if "lora_B" in n)
+            causes.append("the adapter is trained already: merge it into the model first" if trained else "")
+        elif self.reference is not None and self.reference.dtype != policy.dtype:
+            causes.append(f"the dtypes differ ({policy.dtype} and {self.reference.dtype})")
+        causes = [cause for cause in causes if cause] or ["the weights or the layers' arithmetic differ"]
+        raise TrainingError(
+            f"policy and reference disagree before any update: a token's log-probability differs by {difference:.2g} "
+            f"(tolerance {tolerance:g}); {'; '.join(causes)}"
+        )
+
+    def _estimate_advantages(self, scored: Scored, kl: Tensor, scores: Tensor) -> Rollout:
+        args, packed = self.args, scored.packed
+        shape, keep = packed.completion_mask.shape, packed.completion_mask.flatten(0, 1)
+        if not bool(self.critic.fitted):
+            returns_at_hand = scores.sum() / max(len(scores), 1) - args.kl_coef * masked_mean(
+                kl, packed.completion_mask
+            )
+            self.critic.start_at(float(self._mean_over_processes(returns_at_hand)))
+        known = self.critic.values(scored.features)
+        values = torch.zeros(keep.shape, device=keep.device).masked_scatter(keep, known)
+        rewards = token_rewards(scores, kl.flatten(0, 1), keep, args.kl_coef)
+        if args.whiten_rewards:
+            rewards = whiten(rewards, keep, shift_mean=False, total=self._sum_over_processes)
+        advantages, returns = gae(rewards, values, keep, args.gamma, args.lam)
+        if args.whiten_advantages:
+            advantages = whiten(advantages, keep, total=self._sum_over_processes)
+        self._record("critic/explained_variance", explained_variance(known, returns[keep]))
+        self._record("critic/value", float(masked_mean(values, keep)))
+        self._record("critic/return", float(masked_mean(returns, keep)))
+        loss, clipped = self.critic.fit(
+            scored.features,
+            returns[keep],
+            epochs=args.critic_epochs,
+            minibatches=args.critic_minibatches,
+            cliprange_value=args.cliprange_value,
+            mean_gradient=self._mean_over_processes,
+        )
+        self._record("loss/value", loss)
+        self._record("critic/clip_fraction", clipped)
+        tokens = self._sum_over_processes(keep.sum().float())
+        per_minibatch = tokens / (args.steps_per_generation * self.accelerator.num_processes)
+        return Rollout(packed, scored.logprobs, advantages.view(shape), scored.trunk, per_minibatch.clamp(min=1))
+
+    # --- update ---
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """Clipped policy loss of one minibatch; a token weighs the same wherever the split puts it."""
+        rollout = Rollout.from_dict(inputs)
+        keep = rollout.packed.completion_mask
+        bonus = self.args.entropy_coef
+        with replay_hidden(model, self.trunk_depth, rollout.trunk):
+            logprobs, entropy = token_logprobs(
+                model, rollout.packed, temperature=self.temperature, with_entropy=bonus != 0
+            )
+        loss, ratio, clipped = policy_loss(logprobs, rollout.logprobs, rollout.advantages, self.args.cliprange)
+        if entropy is not None:
+            loss = loss - bonus * entropy
+            self._record("policy/entropy", float(masked_mean(entropy.detach(), keep)))
+        with torch.no_grad():
+            log_ratio = logprobs - rollout.logprobs
+            self._record("loss/policy", float(masked_mean(loss, keep)))
+            self._record("policy/clip_fraction", float(masked_mean(clipped.float(), keep)))
+            self._record("policy/approx_kl", float(masked_mean(kl_estimate(-log_ratio, 0 * log_ratio, "k3"), keep)))
+            self._record("policy/ratio", float(masked_mean(ratio, keep)))
+        return (
+            torch.where(keep, loss, 0.0).sum()
+            / rollout.tokens_per_minibatch
+            / self.current_gradient_accumulation_steps
+        )
+
+    def prediction_step(self, model: nn.Module, inputs: Any, *_: Any, **__: Any) -> tuple[None, None, None]:
+        """Evaluation samples and scores; there is no loss to speak of."""
+        self._prepare_inputs(inputs)
+        return None, None, None
+
+    # --- metrics, processes, checkpoints ---
+
+    def _record_objective(self, mode: str, scores: Tensor, scorable: Tensor, kl: Tensor, mask: Tensor) -> None:
+        sequence_kl = torch.where(mask, kl, 0.0).sum(-1).flatten()
+        objective = scores - self.args.kl_coef * sequence_kl
+        self._record("objective/kl", float(sequence_kl.mean()), mode)
+        self._record("objective/kl_per_token", float(masked_mean(kl, mask)), mode)
+        self._record("objective/rlhf_reward", float(masked_mean(objective, scorable)), mode)
+        self._record("objective/unscored", float((~scorable).float().mean()), mode)
+        self._metrics[mode].pop("frac_reward_zero_std", None)  # GRPO's group statistic; meaningless for one completion
+
+    def _record(self, name: str, value: float, mode: str = "train") -> None:
+        value = float(self._mean_over_processes(torch.tensor(value, device=self.accelerator.device)))
+        self._metrics[mode][name].append(value)
+
+    def _sum_over_processes(self, value: Tensor) -> Tensor:
+        return self.accelerator.reduce(value, "sum")
+
+    def _mean_over_processes(self, value: Tensor) -> Tensor:
+        return self.accelerator.reduce(value, "mean")
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the policy as TRL does, and the critic beside it in `critic/`."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            self.critic.save(Path(output_dir or self.args.output_dir) / "critic")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            folder = Path(checkpoint) / "critic"
+            if not folder.is_dir():
+                raise TrainingError(f"{checkpoint} holds no critic; it was not written by PPO, start from its model")
+            self.critic.load(folder)
+
+
+def _ragged(ids: Tensor, mask: Tensor) -> list[list[int]]:
+    return [row[keep].tolist() for row, keep in zip(ids, mask.bool(), strict=True)]

@@ -1,0 +1,66 @@
+"""Activations of decoder layers: read them, and leave out the frozen lower layers once they are known."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from rlgen.scoring import unwrapped
+from rlgen.tuning import decoder_layers
+
+
+def frozen_depth(model: nn.Module) -> int:
+    """How many of the lowest decoder layers nothing trains, embeddings included; 0 if the embeddings train."""
+    inner = unwrapped(model)
+    if any(parameter.requires_grad for parameter in inner.get_input_embeddings().parameters()):
+        return 0
+    layers = decoder_layers(inner)
+    for depth, layer in enumerate(layers):
+        if any(parameter.requires_grad for parameter in layer.parameters()):
+            return depth
+    return len(layers)
+
+
+@contextmanager
+def record_hidden(model: nn.Module, depths: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+    """Record the hidden states (N, S, H) after the given numbers of decoder layers during a forward pass."""
+    layers = decoder_layers(unwrapped(model))
+    recorded: dict[int, Tensor] = {}
+    hooks = []
+    for depth in set(depths):
+
+        def keep(_module: nn.Module, _inputs: Any, output: Any, depth: int = depth) -> None:
+            recorded[depth] = (output[0] if isinstance(output, tuple) else output).detach()
+
+        hooks.append(layers[depth - 1].register_forward_hook(keep))
+    try:
+        yield recorded
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def replay_hidden(model: nn.Module, depth: int, hidden: Tensor | None) -> Iterator[None]:
+    """Run only the decoder layers above `depth`: the ones below answer with their known output.
+
+    Args:
+        model: causal model.
+        depth: number of layers to leave out.
+        hidden: (N, S, H) their output for the rows that the model is going to see; None leaves nothing out.
+    """
+    if hidden is None or depth == 0:
+        yield
+        return
+    layers = decoder_layers(unwrapped(model))[:depth]
+    before = [layer.__dict__.get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = lambda *_, **__: hidden
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, before, strict=True):
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward

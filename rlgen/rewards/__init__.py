@@ -1,0 +1,15 @@
+"""Rewards: plain functions with TRL's signature, loaded by name, checked on every call, or a trained reward model."""
+
+from rlgen.rewards.check import CheckedReward, check_rewards, checked
+from rlgen.rewards.compose import call_reward, weighted_sum
+from rlgen.rewards.load import load_reward, load_rewards
+
+__all__ = [
+    "CheckedReward",
+    "call_reward",
+    "check_rewards",
+    "checked",
+    "load_reward",
+    "load_rewards",
+    "weighted_sum",
+]

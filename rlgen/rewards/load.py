@@ -1,0 +1,269 @@
+"""From a name on the command line to a reward function: a file, a module, a short name, or a trained model."""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import json
+import logging
+import math
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from rlgen.errors import ConfigError, RewardError
+from rlgen.rewards.check import CheckedReward, Reward, checked
+
+if TYPE_CHECKING:
+    from rlgen.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+ENTRY_POINTS = "rlgen.rewards"
+
+
+def load_reward(
+    name: str, *, task: "Task | None" = None, model_options: Mapping[str, Any] | None = None
+) -> CheckedReward:
+    """Load one reward and put it under the contract.
+
+    Args:
+        name: `path/to/file.py:function`, `module:function`, a short name (of the task, of an installed package's
+            `rlgen.rewards` entry points, or of `trl.rewards`), or the folder or hub id of a trained reward model.
+        task: whose short names count first.
+        model_options: keyword arguments for `RewardModel`, used when the name is a model.
+
+    Raises:
+        RewardError: nothing of that name can be loaded.
+    """
+    path, separator, attribute = name.rpartition(":")
+    if separator and path and attribute and "/" not in attribute:
+        module = _file_module(path) if path.endswith(".py") else _module(path)
+        return checked(_function(module, attribute, where=path))
+    if task is not None and name in task.reward_functions:
+        return checked(task.reward_functions[name])
+    for entry in entry_points(group=ENTRY_POINTS, name=name):
+        with _import_errors(f"reward '{name}' of {entry.dist.name if entry.dist else 'an installed package'}"):
+            return checked(_callable(entry.load(), f"entry point '{name}'"))
+    if name in _trl_rewards():
+        return checked(getattr(importlib.import_module("trl.rewards"), name))
+    if Path(name).expanduser().is_dir():
+        _require_classifier(Path(name).expanduser())
+    elif not _may_be_hub_id(name):
+        raise _unknown(name, task)
+
+    from rlgen.rewards.model import RewardModel  # only now: it brings torch and a model
+
+    return checked(RewardModel(name, **(model_options or {})))
+
+
+def load_rewards(
+    names: Sequence[str] | None,
+    weights: Sequence[float] | None,
+    task: "Task | None",
+    *,
+    model_options: Mapping[str, Any] | None = None,
+) -> tuple[list[CheckedReward], list[float]]:
+    """Load several rewards with their weights.
+
+    Args:
+        names: see `load_reward`; None or none for the task's own mix.
+        weights: one per name; None for 1.0 each, or for the task's own weights.
+        task: whose rewards are the default.
+        model_options: keyword arguments for every `RewardModel` among them.
+
+    Returns:
+        The functions, each with a name of its own, and the weights.
+
+    Raises:
+        ConfigError: no reward, a repeated name, or weights that do not fit.
+        RewardError: one cannot be loaded.
+    """
+    if not names:
+        if task is None or not task.rewards:
+            raise ConfigError("no reward is named and there is no task to take one from; give --reward NAME")
+        names = list(task.rewards)
+        weights = list(task.rewards.values()) if weights is None else weights
+    weights = [1.0] * len(names) if weights is None else [float(weight) for weight in weights]
+    if len(weights) != len(names):
+        raise ConfigError(
+            f"{len(weights)} reward weights for {len(names)} rewards ({', '.join(names)}); give one weight each"
+        )
+    if not all(math.isfinite(weight) for weight in weights):
+        raise ConfigError(f"reward weights must be finite numbers, not {weights}")
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ConfigError(f"reward {repeated[0]} is named twice; name it once and add up its weights")
+    functions = [load_reward(name, task=task, model_options=model_options) for name in names]
+    _make_names_unique(functions)
+    return functions, weights
+
+
+def _make_names_unique(functions: Sequence[CheckedReward]) -> None:
+    """Rewards are logged by name: the second `score` becomes `score_2`."""
+    seen: Counter[str] = Counter()
+    for function in functions:
+        seen[function.__name__] += 1
+        if seen[function.__name__] > 1:
+            function.__name__ = f"{function.__name__}_{seen[function.__name__]}"
+
+
+def _file_module(path: str) -> ModuleType:
+    """Import a file under a name of its own, once per content; modules beside it can be imported by it."""
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        beside = sorted(other.name for other in file.parent.glob("*.py")) if file.parent.is_dir() else []
+        raise RewardError(f"there is no reward file {path}{_nearest(file.name, beside)}; give its path and :function")
+    digest = hashlib.sha256(str(file).encode() + file.read_bytes()).hexdigest()[:12]
+    module_name = f"rlgen_reward_{file.stem}_{digest}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    if spec is None or spec.loader is None:
+        raise RewardError(f"{path} cannot be imported as Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # before running it: dataclasses and pickle look the module up
+    with _importable(file.parent), _import_errors(path, file):
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    return module
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        with _importable(Path.cwd()):
+            return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise RewardError(
+                f"there is no module {error.name} (reward in {name}); for a file give path/to/file.py:function"
+            ) from error
+        raise RewardError(f"{name} cannot be imported: no module named {error.name}") from error
+    except Exception as error:
+        raise RewardError(f"{name} cannot be imported: {_where(error)}") from error
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Put a folder first on the import path, as Python does for a script, and last afterwards for late imports."""
+    entry = str(folder)
+    known = entry in sys.path
+    if not known:
+        sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        if not known:
+            sys.path.remove(entry)
+            sys.path.append(entry)
+
+
+@contextmanager
+def _import_errors(what: str, file: Path | None = None) -> Iterator[None]:
+    try:
+        yield
+    except RewardError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise RewardError(f"{what} cannot be imported: {_where(error, file)}") from error
+
+
+def _where(error: BaseException, file: Path | None = None) -> str:
+    """Error type, message, and the line to look at: the last one in `file`, else the last one at all."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        source = Path(error.filename).name if error.filename else "the file"
+        return f"{type(error).__name__}: {error.msg} ({source}, line {error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if file is not None and frame.filename == str(file)] or frames
+    place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+
+
+def _function(module: ModuleType, attribute: str, where: str) -> Reward:
+    found: Any = module
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            known = sorted(
+                key
+                for key, value in vars(module).items()
+                if callable(value)
+                and not isinstance(value, type)
+                and not key.startswith("_")
+                and getattr(value, "__module__", "") == module.__name__
+            )
+            has = f"it has: {', '.join(known)}" if known else "it defines none"
+            raise RewardError(f"{where} has no function '{attribute}'{_nearest(attribute, known)}; {has}")
+        found = getattr(found, part)
+    return _callable(found, f"{where}:{attribute}")
+
+
+def _callable(found: Any, where: str) -> Reward:
+    if isinstance(found, type):
+        raise RewardError(f"{where} is a class; give a function, or an object made from it")
+    if not callable(found):
+        raise RewardError(f"{where} is a {type(found).__name__}, not a function")
+    return found  # type: ignore[no-any-return]
+
+
+def _trl_rewards() -> list[str]:
+    """TRL's ready rewards; its `get_...` functions make rewards and are none themselves."""
+    module = importlib.import_module("trl.rewards")
+    return [name for name in dir(module) if name.endswith("_reward") and not name.startswith(("get_", "_"))]
+
+
+def _require_classifier(folder: Path) -> None:
+    config, adapter = folder / "config.json", folder / "adapter_config.json"
+    try:
+        if adapter.is_file():
+            kinds = [str(json.loads(adapter.read_text()).get("task_type"))]
+        elif config.is_file():
+            kinds = list(json.loads(config.read_text()).get("architectures") or [])
+        else:
+            raise RewardError(
+                f"{folder} holds no model (neither config.json nor adapter_config.json); "
+                "give the folder that the reward recipe wrote"
+            )
+    except ValueError as error:
+        raise RewardError(f"the configuration in {folder} is not valid JSON: {error}") from error
+    if not any(kind == "SEQ_CLS" or kind.endswith("ForSequenceClassification") for kind in kinds):
+        raise RewardError(
+            f"{folder} is no reward model but {', '.join(kinds) or 'of unknown architecture'}; "
+            "give a sequence-classification folder, as the reward recipe writes"
+        )
+
+
+def _may_be_hub_id(name: str) -> bool:
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith(("/", ".py")):
+        return False
+    return not Path(name).parent.is_dir()  # runs/rewrd beside a folder runs/ is a slip, not somebody's model
+
+
+def _unknown(name: str, task: "Task | None") -> RewardError:
+    known = sorted(
+        {
+            *(task.reward_functions if task else ()),
+            *(e.name for e in entry_points(group=ENTRY_POINTS)),
+            *_trl_rewards(),
+        }
+    )
+    if "/" in name or name.endswith(".py"):
+        hint = "; for a function in a file add :function" if name.endswith(".py") else "; there is no such folder"
+        return RewardError(f"unknown reward {name}{hint}")
+    return RewardError(
+        f"unknown reward {name}{_nearest(name, known)}; known: {', '.join(known)}; "
+        "or give path/to/file.py:function, module:function, or a reward model's folder"
+    )
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -1,0 +1,168 @@
+"""Log-probabilities of given completions: prompts shared among their completions, logits for completion tokens only.
+
+Letters for shapes: N prompts, G completions a prompt, T completion tokens (padded), S tokens of a packed row,
+M completion tokens in all, H hidden size, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+PROMPT, PADDING = 0, -1
+
+
+@dataclass
+class PackedRows:
+    """One row a prompt: its tokens, then those of each of its completions.
+
+    A completion sees the prompt and itself, never its siblings, so that a row of one prompt and G completions scores
+    like G separate rows at the cost of one prompt.
+    """
+
+    input_ids: Tensor
+    """(N, S) token ids, padded on the right."""
+    position_ids: Tensor
+    """(N, S) positions as if each completion directly followed the prompt."""
+    segment_ids: Tensor
+    """(N, S) 0 for the prompt, g + 1 for completion g, -1 for padding."""
+    source: Tensor
+    """(N, G, T) index into the row of the token that predicts each completion token; 0 where the mask is False."""
+    completion_ids: Tensor
+    """(N, G, T) completion tokens, padded on the right."""
+    completion_mask: Tensor
+    """(N, G, T) True for real completion tokens."""
+
+    def __getitem__(self, rows: slice) -> "PackedRows":
+        """Some of the rows, without the padding that none of them needs."""
+        part = PackedRows(*(getattr(self, field.name)[rows] for field in fields(self)))
+        length = max(int((part.segment_ids != PADDING).sum(1).max()), 1)
+        tokens = max(int(part.completion_mask.sum(2).max()), 1)
+        return PackedRows(
+            *(getattr(part, name)[:, :length] for name in ("input_ids", "position_ids", "segment_ids")),
+            *(getattr(part, name)[:, :, :tokens] for name in ("source", "completion_ids", "completion_mask")),
+        )
+
+    def to(self, device: torch.device) -> "PackedRows":
+        """The same rows on another device."""
+        return PackedRows(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def attention_mask(self, implementation: str | None, dtype: torch.dtype) -> Tensor:
+        """Mask for the model: (N, S) for one completion a prompt, else (N, 1, S, S) with the siblings hidden.
+
+        Args:
+            implementation: attention kernel; all but "sdpa" take the 4-dimensional mask as a float bias.
+            dtype: of that bias.
+        """
+        real = self.segment_ids != PADDING
+        if self.completion_ids.shape[1] == 1:
+            return real.long()
+        segment = self.segment_ids
+        visible = (segment[:, None, :] == PROMPT) | (segment[:, None, :] == segment[:, :, None])
+        length = segment.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
+        allowed = (visible & causal & real[:, None, :]) | torch.eye(length, dtype=torch.bool, device=segment.device)
+        allowed = allowed[:, None]
+        if implementation == "sdpa":
+            return allowed
+        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
+            ~allowed, torch.finfo(dtype).min
+        )
+
+
+def pack_rows(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[Sequence[int]]], pad_token_id: int
+) -> PackedRows:
+    """Lay out N prompts with G completions each.
+
+    Args:
+        prompts: N lists of token ids, none empty.
+        completions: for each prompt, G lists of token ids.
+        pad_token_id: fills the rest.
+
+    Returns:
+        Packed rows on the CPU.
+    """
+    groups = len(completions[0])
+    length = max(len(p) + sum(map(len, cs)) for p, cs in zip(prompts, completions, strict=True))
+    tokens = max(max(len(c) for c in cs) for cs in completions)
+    n = len(prompts)
+    input_ids = torch.full((n, length), pad_token_id)
+    position_ids = torch.zeros(n, length, dtype=torch.long)
+    segment_ids = torch.full((n, length), PADDING)
+    source = torch.zeros(n, groups, tokens, dtype=torch.long)
+    completion_ids = torch.full((n, groups, tokens), pad_token_id)
+    completion_mask = torch.zeros(n, groups, tokens, dtype=torch.bool)
+    for i, (prompt, group) in enumerate(zip(prompts, completions, strict=True)):
+        end = len(prompt)
+        input_ids[i, :end] = torch.tensor(prompt)
+        position_ids[i, :end] = torch.arange(end)
+        segment_ids[i, :end] = PROMPT
+        for g, completion in enumerate(group):
+            start, count = end, len(completion)
+            if count == 0:
+                continue
+            end = start + count
+            input_ids[i, start:end] = completion_ids[i, g, :count] = torch.tensor(completion)
+            position_ids[i, start:end] = torch.arange(len(prompt), len(prompt) + count)
+            segment_ids[i, start:end] = g + 1
+            source[i, g, :count] = torch.arange(start - 1, end - 1)
+            source[i, g, 0] = len(prompt) - 1  # the prompt's last token predicts every completion's first
+            completion_mask[i, g, :count] = True
+    return PackedRows(input_ids, position_ids, segment_ids, source, completion_ids, completion_mask)
+
+
+def token_logprobs(
+    model: nn.Module, packed: PackedRows, *, temperature: float = 1.0, with_entropy: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Per-token log-probabilities of the packed completions, and the entropy of each prediction.
+
+    Args:
+        model: causal language model, possibly wrapped for distributed training.
+        packed: N rows on the model's device.
+        temperature: what the logits are divided by.
+        with_entropy: also return entropies, with their gradient.
+
+    Returns:
+        Log-probabilities (N, G, T), natural log, float32, 0 where the mask is False; entropies alike, or None.
+    """
+    keep = packed.completion_mask
+    rows = torch.arange(keep.shape[0], device=keep.device)[:, None, None].expand_as(keep)[keep]
+    inner = unwrapped(model)
+    with _select_tokens(inner, rows, packed.source[keep]):
+        logits = model(
+            input_ids=packed.input_ids,
+            attention_mask=packed.attention_mask(inner.config._attn_implementation, inner.dtype),
+            position_ids=packed.position_ids,
+            use_cache=False,
+        ).logits  # (M, V)
+    logprobs = (logits.float() / temperature).log_softmax(-1)
+    taken = logprobs.gather(1, packed.completion_ids[keep][:, None])[:, 0]
+    template = torch.zeros(keep.shape, dtype=torch.float32, device=keep.device)
+    entropy = None
+    if with_entropy:
+        entropy = template.masked_scatter(keep, -(logprobs.exp() * logprobs).sum(-1))
+    return template.masked_scatter(keep, taken), entropy
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside a wrapper for distributed training."""
+    while hasattr(model, "module") and isinstance(model.module, nn.Module):
+        model = model.module
+    return model
+
+
+@contextmanager
+def _select_tokens(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
+    """Let the LM head see the hidden states of M chosen tokens only, as a matrix (M, H).
+
+    A matrix, not a batch: a batch sends bfloat16 products on CPUs through a path that copies the weights.
+    """
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, columns],))
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,116 @@
+"""Tasks: where the rows come from, how they are split, and which rewards and metrics judge them.
+
+A task is one module with `build(source: str | None) -> Task`. Shipped tasks are found by name; a task of your own is
+a file (`my_task.py`) and needs no registration.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from datasets import Dataset
+
+from rlgen.errors import ConfigError
+
+SPLITS = ("sft", "preference", "rl", "validation", "heldout")
+
+_REGISTRY: dict[str, str] = {"docstring": "rlgen.tasks.docstring"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One job for a language model: its rows, its rewards and its measures.
+
+    Args:
+        name: The name users type.
+        description: One sentence for listings and reports.
+        split: `split(name, max_rows=None)` gives the rows of one of `SPLITS`, with the columns `prompt`, `completion`
+            and whatever the rewards read. It is deterministic, and no two splits share a row.
+        rewards: The default composite: short name or reference of a reward to its weight.
+        reward_functions: Short names of this task's own reward functions.
+        metrics: Measures for evaluation only, with the signature of a reward.
+        max_prompt_tokens: Longest prompt in tokens that training keeps.
+        max_completion_tokens: Longest completion in tokens.
+    """
+
+    name: str
+    description: str
+    split: Callable[..., Dataset]
+    rewards: Mapping[str, float]
+    reward_functions: Mapping[str, Callable[..., list[float | None]]]
+    metrics: Mapping[str, Callable[..., list[float | None]]]
+    max_prompt_tokens: int
+    max_completion_tokens: int
+
+
+def task_names() -> list[str]:
+    """List the names of the registered tasks."""
+    return sorted(_REGISTRY)
+
+
+def register_task(name: str, module: str) -> None:
+    """Make a task known by a short name.
+
+    Args:
+        name: The name users will type.
+        module: Importable module with `build(source) -> Task`; it is imported only when the task is asked for.
+
+    Raises:
+        ConfigError: The name belongs to another module already.
+    """
+    if _REGISTRY.get(name, module) != module:
+        raise ConfigError(f"task '{name}' is already registered by {_REGISTRY[name]}; choose another name")
+    _REGISTRY[name] = module
+
+
+def get_task(name: str, source: str | None = None) -> Task:
+    """Build a task.
+
+    Args:
+        name: A registered name, or the path of a Python file with `build(source) -> Task`.
+        source: Where the task shall take its raw material from, in the task's own terms; None for its default.
+
+    Returns:
+        The task. Its rows are made when a split is asked for.
+
+    Raises:
+        ConfigError: There is no such task, or its module has no `build`.
+        DataError: The source cannot be used.
+    """
+    module = _load_file(Path(name)) if name.endswith(".py") else _load_registered(name)
+    build = getattr(module, "build", None)
+    if not callable(build):
+        raise ConfigError(f"task '{name}': {module.__name__} has no function build(source); add one")
+    task = build(source)
+    if not isinstance(task, Task):
+        raise ConfigError(f"task '{name}': build(source) returned {type(task).__name__}, not rlgen.tasks.Task")
+    return task
+
+
+def _load_registered(name: str) -> ModuleType:
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(name, _REGISTRY, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else "or give the path of a .py file"
+        raise ConfigError(f"unknown task '{name}' (known: {', '.join(task_names())}); {hint}")
+    return importlib.import_module(_REGISTRY[name])
+
+
+def _load_file(path: Path) -> ModuleType:
+    path = path.expanduser()
+    if not path.is_file():
+        raise ConfigError(f"task file {path}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"task file {path}: cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"task file {path}: {type(error).__name__}: {error}") from error
+    return module

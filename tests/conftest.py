@@ -1,0 +1,28 @@
+"""Shared fixtures: tiny random models, built once a session."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from rlgen.tiny import tiny_model
+
+    return tiny_model(tmp_path_factory.mktemp("models") / "llama", "llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from rlgen.tiny import tiny_model
+
+    return tiny_model(tmp_path_factory.mktemp("models") / "gpt2", "gpt2")
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def tiny(request: pytest.FixtureRequest) -> str:
+    """Folder of a tiny model, once for each family."""
+    return request.getfixturevalue(f"tiny_{request.param}")

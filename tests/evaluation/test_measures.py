@@ -1,0 +1,106 @@
+import pytest
+from datasets import Dataset
+
+from rlgen.data import conversational
+from rlgen.errors import ConfigError, RewardError
+from rlgen.evaluation.measures import (
+    check_unique,
+    choose_measures,
+    diagnostic_measures,
+    metric_measures,
+    reward_measures,
+    score_completions,
+    weighted_sum,
+)
+from rlgen.generation import Completion
+
+
+def answer(text: str) -> Completion:
+    return Completion(text, [1] * len(text), [0.0] * len(text), True)
+
+
+def test_rewards_see_what_trl_gives_them_and_scores_keep_their_prompts():
+    seen = {}
+
+    def reward(prompts, completions, completion_ids, color, **columns):
+        """Count letters."""
+        seen.update(prompts=prompts, color=color, ids=completion_ids, others=set(columns))
+        return [len(completion[0]["content"]) for completion in completions]
+
+    rows = Dataset.from_dict({"prompt": [conversational("p"), conversational("q")], "color": ["red", "blue"]})
+    scores = score_completions(reward, rows, [[answer("a"), answer("bb")], [answer("ccc")]])
+    assert scores == [[1.0, 2.0], [3.0]]
+    assert seen["color"] == ["red", "red", "blue"]
+    assert seen["prompts"][2] == conversational("q")
+    assert [len(ids) for ids in seen["ids"]] == [1, 2, 3]
+    assert "completion" not in seen["others"]
+
+
+def test_plain_prompts_get_plain_completions_and_async_rewards_are_awaited():
+    async def shout(completions, **_):
+        return [1 if text.isupper() else None for text in completions]
+
+    rows = Dataset.from_dict({"prompt": ["p", "q"]})
+    assert score_completions(shout, rows, [[answer("A")], [answer("b")]]) == [[1.0], [None]]
+
+
+def test_wrong_number_of_scores_is_one_clear_error():
+    rows = Dataset.from_dict({"prompt": ["p"]})
+    with pytest.raises(RewardError, match="bad"):
+
+        def bad(completions, **_):
+            return [1.0, 2.0]
+
+        score_completions(bad, rows, [[answer("A")]])
+
+
+def test_sum_skips_what_does_not_apply():
+    parts = [[[1.0, None]], [[2.0, None]]]
+    assert weighted_sum(parts, [0.5, 2.0]) == [[4.5, None]]
+    assert weighted_sum([[[None]], [[3.0]]], [1.0, 2.0]) == [[6.0]]
+
+
+def test_one_plain_reward_is_its_own_sum():
+    def reward(completions, **_):
+        return [0.0]
+
+    assert [measure.name for measure in reward_measures([reward], [1.0])] == ["reward"]
+    names = [measure.name for measure in reward_measures([reward, reward], [1.0, 0.5])]
+    assert names == ["reward", "reward_2", "reward_3"]
+    assert reward_measures([reward], [0.5])[0].terms == (("reward_2", 0.5),)
+    assert reward_measures([], []) == []
+
+
+def test_metrics_default_to_the_tasks_and_need_their_columns():
+    def fail(name):
+        raise AssertionError(name)
+
+    names = [m.name for m in metric_measures(None, {}, fail, ["prompt", "reference"])]
+    assert names == ["rouge_l"]
+    assert metric_measures(None, {}, fail, ["prompt"]) == []
+    with pytest.raises(ConfigError, match="rouge_l needs a 'reference'"):
+        metric_measures(["rouge_l"], {}, fail, ["prompt"])
+
+
+def test_names_must_differ():
+    measures = diagnostic_measures("sft")
+    assert [measure.name for measure in measures] == ["length", "truncated", "kl_sft"]
+    with pytest.raises(ConfigError, match="'length' is named twice"):
+        check_unique([*measures, measures[0]])
+
+
+def test_own_rewards_and_metrics_come_from_files(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def polite(completions, **_):\n    'Says please.'\n    return [float('please' in c) for c in completions]\n"
+        "def broken(completions, **_):\n    raise ValueError('no')\n"
+    )
+    rows = Dataset.from_dict({"prompt": ["p"], "reference": ["please"]})
+    options = {"reward_weights": None, "reward_model": None, "metrics": None, "kl_reference": None}
+    measures = choose_measures(None, rows, reward=[f"{file}:polite"], **options)
+    assert [measure.name for measure in measures] == ["polite", "rouge_l", "length", "truncated"]
+    assert measures[0].description == "Says please."
+    with pytest.raises(RewardError, match="broken"):
+        choose_measures(None, rows, reward=[f"{file}:broken"], **options)
+    with pytest.raises(ConfigError, match="no reward"):
+        choose_measures(None, rows, reward=None, **(options | {"reward_weights": [1.0]}))

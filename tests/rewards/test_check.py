@@ -1,0 +1,234 @@
+"""The contract of a reward: what passes, and one clear line for everything that does not."""
+
+import asyncio
+import inspect
+import pickle
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from trl.trainer.utils import get_callable_name, is_async_callable
+
+from rlgen.errors import RewardError
+from rlgen.rewards import CheckedReward, call_reward, check_rewards, checked
+
+PROMPTS = ["a", "b", "c"]
+COMPLETIONS = ["x", "yy", "zzz"]
+
+
+def length(completions, **kwargs):
+    return [float(len(completion)) for completion in completions]
+
+
+async def async_length(completions, **kwargs):
+    await asyncio.sleep(0)
+    return length(completions)
+
+
+def returns(value):
+    def reward(completions, **kwargs):
+        return value
+
+    return reward
+
+
+class Callable:
+    def __call__(self, completions, **kwargs):
+        return length(completions)
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ([1, 2.5, None], [1.0, 2.5, None]),
+        ((True, False, 0), [1.0, 0.0, 0.0]),
+        (np.array([1.0, 2.0, 3.0], dtype=np.float32), [1.0, 2.0, 3.0]),
+        ([np.float64(1), np.int64(2), np.bool_(True)], [1.0, 2.0, 1.0]),
+        (torch.tensor([1.0, 2.0, 3.0]), [1.0, 2.0, 3.0]),
+        ([torch.tensor(1.0), torch.tensor([2.0]), 3], [1.0, 2.0, 3.0]),
+        ((value for value in (1, 2, 3)), [1.0, 2.0, 3.0]),
+    ],
+)
+def test_what_counts_as_numbers_becomes_floats(output, expected):
+    scores = checked(returns(output))(PROMPTS, COMPLETIONS)
+    assert scores == expected
+    assert all(value is None or type(value) is float for value in scores)
+
+
+@pytest.mark.parametrize(
+    ("output", "complaint"),
+    [
+        ([1.0, 2.0], "returned 2 values for 3 completions"),
+        ([1.0] * 4, "returned 4 values for 3 completions"),
+        ([0.0, float("nan"), 0.0], "returned nan for row 1"),
+        ([0.0, 0.0, float("-inf")], "returned -inf for row 2"),
+        ([0.0, "0.5", 0.0], "returned '0.5' (str) for row 1"),
+        ([[1.0], 0.0, 0.0], "(list) for row 0"),
+        ([torch.zeros(2), 0.0, 0.0], "(Tensor) for row 0"),
+        ([1j, 0.0, 0.0], "(complex) for row 0"),
+        (None, "returned NoneType"),
+        (1.0, "returned float"),
+        (torch.tensor(1.0), "returned a single value"),
+        ("abc", "returned str"),
+        ({0: 1.0, 1: 1.0, 2: 1.0}, "returned dict"),
+    ],
+)
+def test_a_broken_contract_is_one_line_with_name_and_row(output, complaint):
+    with pytest.raises(RewardError) as caught:
+        checked(returns(output))(PROMPTS, COMPLETIONS)
+    message = str(caught.value)
+    assert complaint in message
+    assert "'reward'" in message
+    assert "\n" not in message
+
+
+def test_an_exception_names_type_message_row_and_line():
+    def fragile(completions, word, **kwargs):
+        return [1 / (len(completion) - expected) for completion, expected in zip(completions, word, strict=True)]
+
+    line = inspect.getsourcelines(fragile)[1] + 1
+    with pytest.raises(RewardError) as caught:
+        checked(fragile)(PROMPTS, COMPLETIONS, word=[9, 2, 9])
+    assert f"reward 'fragile' raised ZeroDivisionError: float division by zero (row 1, test_check.py:{line})" in str(
+        caught.value
+    ) or f"raised ZeroDivisionError: division by zero (row 1, test_check.py:{line})" in str(caught.value)
+
+
+def test_an_exception_of_the_whole_batch_names_no_row():
+    def needs_two(completions, **kwargs):
+        if len(completions) > 1:
+            raise ValueError("one at a time,\nplease")
+        return [0.0]
+
+    with pytest.raises(RewardError, match="raised ValueError: one at a time, please ") as caught:
+        checked(needs_two)(PROMPTS, COMPLETIONS)
+    assert "row" not in str(caught.value)
+
+
+def test_a_missing_column_lists_the_columns_there_are():
+    def wants(completions, answer):
+        return [0.0 for _ in completions]
+
+    with pytest.raises(RewardError, match=r"raised TypeError.*it gets prompts, completions, reference"):
+        checked(wants)(PROMPTS, COMPLETIONS, reference=["r"] * 3)
+
+
+@pytest.mark.parametrize("function", [async_length, partial(async_length, extra=1)])
+def test_async_rewards_stay_async_for_trl_and_are_checked(function):
+    reward = checked(function)
+    assert is_async_callable(reward)
+    assert call_reward(reward, PROMPTS, COMPLETIONS) == [1.0, 2.0, 3.0]
+
+    async def broken(completions, **kwargs):
+        return [float("nan")] * len(completions)
+
+    with pytest.raises(RewardError, match="'broken' returned nan for row 0"):
+        call_reward(checked(broken), PROMPTS, COMPLETIONS)
+
+    async def raises(completions, **kwargs):
+        raise RuntimeError("no answer")
+
+    with pytest.raises(RewardError, match="'raises' raised RuntimeError: no answer"):
+        call_reward(checked(raises), PROMPTS, COMPLETIONS)
+
+
+def test_async_rewards_can_be_called_inside_a_running_loop():
+    async def notebook():
+        return call_reward(async_length, PROMPTS, COMPLETIONS)
+
+    assert asyncio.run(notebook()) == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("function", "name"), [(length, "length"), (partial(length, extra=1), "length"), (Callable(), "Callable")]
+)
+def test_names_are_those_that_trl_logs(function, name):
+    reward = checked(function)
+    assert reward.__name__ == name == get_callable_name(reward)
+    assert not is_async_callable(reward)
+    assert reward(PROMPTS, COMPLETIONS) == [1.0, 2.0, 3.0]
+
+
+def test_wrapping_twice_changes_nothing_and_pickling_keeps_the_reward():
+    reward = checked(length)
+    assert checked(reward) is reward
+    copy = pickle.loads(pickle.dumps(reward))
+    assert isinstance(copy, CheckedReward)
+    assert (copy.__name__, copy(PROMPTS, COMPLETIONS)) == ("length", [1.0, 2.0, 3.0])
+    assert is_async_callable(pickle.loads(pickle.dumps(checked(async_length))))
+
+
+def test_everything_trl_passes_reaches_the_function():
+    seen = {}
+
+    def spy(**kwargs):
+        seen.update(kwargs)
+        return [0.0] * 3
+
+    checked(spy)(prompts=PROMPTS, completions=COMPLETIONS, completion_ids=[[1]] * 3, column=[1, 2, 3], trainer_state=7)
+    assert seen == {
+        "prompts": PROMPTS,
+        "completions": COMPLETIONS,
+        "completion_ids": [[1]] * 3,
+        "column": [1, 2, 3],
+        "trainer_state": 7,
+    }
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False, width=32), st.booleans())))
+def test_valid_outputs_pass_unchanged(values):
+    scores = checked(returns(values))([""] * len(values), [""] * len(values))
+    assert scores == values
+
+
+ROWS = [
+    {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "r"}], "code": "c"},
+    {
+        "prompt": [{"role": "user", "content": "q2"}],
+        "completion": [{"role": "assistant", "content": "s"}],
+        "code": "d",
+    },
+    {
+        "prompt": [{"role": "user", "content": "q3"}],
+        "completion": [{"role": "assistant", "content": "t"}],
+        "code": "e",
+    },
+]
+
+
+def test_the_dry_run_gives_two_rows_as_training_will():
+    def spy(prompts, completions, completion_ids, code, trainer_state, log_extra, log_metric):
+        log_metric("seen", 1.0)
+        log_extra("seen", ["a", "b"])
+        assert prompts == [row["prompt"] for row in ROWS[:2]]
+        assert completions == [row["completion"] for row in ROWS[:2]]
+        assert code == ["c", "d"]
+        assert len(completion_ids) == 2
+        assert trainer_state.global_step == 0
+        return [0.0, None]
+
+    check_rewards([checked(spy)], ROWS)
+
+
+@pytest.mark.parametrize("row", [{"prompt": "q"}, {"prompt": [{"role": "user", "content": "q"}], "reference": "r"}])
+def test_the_dry_run_needs_no_reference(row):
+    seen = []
+
+    def spy(prompts, completions, **kwargs):
+        seen.extend(completions)
+        return [0.0]
+
+    check_rewards([checked(spy)], [row])
+    assert isinstance(seen[0], type(row["prompt"]))
+
+
+def test_the_dry_run_finds_what_training_would_find_late():
+    def broken(completions, **kwargs):
+        return [float("inf")] * len(completions)
+
+    check_rewards([checked(broken)], [])  # nothing to try it on
+    with pytest.raises(RewardError, match="'broken' returned inf"):
+        check_rewards([checked(length), checked(broken)], [{"prompt": "q", "completion": "r"}])
