@@ -63,6 +63,9 @@ class CompareArguments:
     kl_reference: str | None = field(
         default=None, metadata={"help": "Checkpoint to measure the KL divergence to; default sft, if there is one."}
     )
+    kl_rows: int | None = field(
+        default=128, metadata={"help": "Measure KL on so many of the prompts, in steps of 32; none for all."}
+    )
     allow_different_prompts: bool = field(
         default=False, metadata={"help": "Go on where chat templates make the checkpoints see different text."}
     )
@@ -72,7 +75,7 @@ class CompareArguments:
         """Refuse what cannot be compared."""
         if not self.checkpoints:
             raise ValueError("checkpoints are missing; give --checkpoints NAME=PATH NAME=PATH")
-        for name in ("max_rows", "max_new_tokens", "batch_size"):
+        for name in ("max_rows", "kl_rows", "max_new_tokens", "batch_size"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.num_samples < 0 or (self.num_samples > 0 and self.temperature <= 0):
@@ -129,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         folder=run.path,
         task=source or (task.name if task else None),
         kl_reference=kl_reference,
+        kl_rows=args.kl_rows,
         batch_size=args.batch_size,
         allow_different_prompts=args.allow_different_prompts,
         warnings=warnings,

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
+
 import torch
 from transformers import set_seed
 from trl import DPOConfig, DPOTrainer
@@ -20,7 +22,7 @@ from trl import DPOConfig, DPOTrainer
 from rlgen.config import ModelArguments, TaskArguments, parse_arguments, recipe, resolved_config
 from rlgen.data import check_disjoint, load_rows
 from rlgen.errors import ConfigError
-from rlgen.models import is_adapter, load_policy, load_tokenizer, save_model, training_dtype
+from rlgen.models import load_policy, load_tokenizer, save_model, starting_model, training_dtype
 from rlgen.runs import open_run
 from rlgen.tuning import freeze_below, peft_config
 
@@ -93,14 +95,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # 2. Model; the reference is the same model with the adapter switched off, or a copy in full fine-tuning
     set_seed(args.seed)
-    tokenizer = load_tokenizer(model_args.model_name_or_path, trust_remote_code=args.trust_remote_code)
+    start = starting_model(model_args.model_name_or_path, args.output_dir, trust_remote_code=args.trust_remote_code)
+    tokenizer = load_tokenizer(start, trust_remote_code=args.trust_remote_code)
     options = {
         "dtype": "float32" if model_args.dtype == "auto" and not model_args.use_peft else model_args.dtype,
         "trust_remote_code": args.trust_remote_code,
         "attn_implementation": model_args.attn_implementation,
-        "merge": True,
     }
-    model = load_policy(model_args.model_name_or_path, **options)
+    model = load_policy(start, **options)
     lora = peft_config(model_args, model)
     if lora is None:
         freeze_below(model, model_args.top_layers)
@@ -108,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # 3. Train
     trainer = DPOTrainer(
         model=model,
-        ref_model=load_policy(model_args.model_name_or_path, **options) if lora is None else None,
+        ref_model=load_policy(start, **options) if lora is None else None,
         args=args,
         train_dataset=train.select_columns(columns),
         eval_dataset=heldout,
@@ -121,8 +123,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # 4. Save
     if trainer.is_world_process_zero():
         trained = trainer.accelerator.unwrap_model(trainer.model)
-        # An adapter cannot be the base of another one: after starting from one, the plain model is saved.
-        save_model(trained, tokenizer, args.output_dir, merge=is_adapter(model_args.model_name_or_path))
+        save_model(trained, tokenizer, args.output_dir, merge=False)
         last = {key: value for row in trainer.state.log_history for key, value in row.items() if "accuracies" in key}
         run.finish({**result.metrics, **last})
     print(next_command)

@@ -95,14 +95,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     # 3. Model
     set_seed(args.seed)
     start = starting_model(
-        model_args.model_name_or_path, args.output_dir, trust_remote_code=model_args.trust_remote_code
+        model_args.model_name_or_path, args.output_dir, trust_remote_code=args.trust_remote_code
     )
-    tokenizer = load_tokenizer(start, trust_remote_code=model_args.trust_remote_code)
+    tokenizer = load_tokenizer(start, trust_remote_code=args.trust_remote_code)
     model = load_policy(
         start,
         # Full fine-tuning needs weights that small steps can move; autocast makes the arithmetic fast all the same.
         dtype="float32" if model_args.dtype == "auto" and not model_args.use_peft else model_args.dtype,
-        trust_remote_code=model_args.trust_remote_code,
+        trust_remote_code=args.trust_remote_code,
         attn_implementation=model_args.attn_implementation,
     )
     adapter = peft_config(model_args, model)

@@ -9,6 +9,7 @@ sub-folder per stage, `manifest.json` and `report.html`. Stop it whenever you li
 
 import importlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ import yaml
 
 from rlgen.config import parse_arguments, recipe
 from rlgen.display import chain_display
-from rlgen.pipeline import Stage, flags, run_stages
+from rlgen.pipeline import Stage, flags, open_manifest, run_stages
 from rlgen.progress import format_seconds
 from rlgen.runs import write_atomic
 from rlgen.tiny import tiny_model
@@ -69,16 +70,28 @@ def stage_main(name: str) -> Callable[[list[str]], Any]:
     return importlib.import_module(f"recipes.{name}").main.__wrapped__  # type: ignore[no-any-return]
 
 
+def build_tiny_model(folder: Path, seed: int) -> None:
+    """Make the model of the smoke preset, whole or not at all."""
+    aside = folder.with_name(".model")
+    shutil.rmtree(aside, ignore_errors=True)
+    tiny_model(aside, seed=seed)
+    aside.rename(folder)
+
+
 @recipe
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the chain."""
     (args,) = parse_arguments([QuickstartArguments], description=__doc__.partition("\n")[0], argv=argv)
     run = Path(args.output_dir)
     preset = yaml.safe_load((PRESETS / f"{args.preset}.yaml").read_text(encoding="utf-8"))
-    base = args.model_name_or_path or preset["model"] or tiny_model(run / "model", seed=args.seed)
+    model = args.model_name_or_path or preset["model"]
+    base = model or str(run / "model")
     options = stage_options(args, preset, base)
-    stages = [Stage(name, flags(options[name]), preset["minutes"][name]) for name in STAGES]
-    settings = {"preset": args.preset, "seed": args.seed, "model": base, "task_source": args.task_source}
+    stages = [Stage(name, flags(options[name])) for name in STAGES]
+    settings = {"preset": args.preset, "seed": args.seed, "model": model, "task_source": args.task_source}
+    open_manifest(run, stages, settings)  # refuses a folder that cannot be used, before anything is built in it
+    if model is None and not (run / "model").exists():
+        build_tiny_model(run / "model", args.seed)
 
     with chain_display("quickstart", preset["minutes"]) as display:
         manifest = run_stages(run, stages, stage_main, settings=settings, display=display)

@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
+
 import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
@@ -26,9 +28,8 @@ from trl import RewardConfig, RewardTrainer
 
 from rlgen.config import ModelArguments, TaskArguments, parse_arguments, recipe, resolved_config
 from rlgen.data import check_disjoint, load_rows
-from rlgen.errors import ConfigError
 from rlgen.generation import Completion, generate
-from rlgen.models import is_adapter, load_policy, load_reward_model, load_tokenizer, save_model, training_dtype
+from rlgen.models import load_policy, load_reward_model, load_tokenizer, save_model, starting_model, training_dtype
 from rlgen.preferences import build_pairs, evaluate_pairs, sample_once, split_pairs, write_jsonl
 from rlgen.rewards import check_rewards, load_rewards, weighted_sum
 from rlgen.rewards.model import STATISTICS, RewardModel
@@ -99,25 +100,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv=argv,
     )
     run = open_run(args.output_dir, stage="reward", config=resolved_config(args, pair_args, data, model_args))
-    start, folder = model_args.model_name_or_path, Path(args.output_dir)
+    folder, policy = Path(args.output_dir), model_args.model_name_or_path
     next_command = (
-        f"next: rlgen ppo --model_name_or_path {start} --reward {folder} --output_dir runs/ppo\n"
-        f"  or: rlgen dpo --model_name_or_path {start} --pairs {folder}/pairs --output_dir runs/dpo"
+        f"next: rlgen ppo --model_name_or_path {policy} --reward {folder} --output_dir runs/ppo\n"
+        f"  or: rlgen dpo --model_name_or_path {policy} --pairs {folder}/pairs --output_dir runs/dpo"
     )
     if run.finished:
         print(f"{folder} is finished\n{next_command}")
         return
 
-    if is_adapter(start):
-        raise ConfigError(f"{start} is an adapter; a reward model starts from a plain folder: give its merged model")
-
     # 1. Pairs: given, or built once from samples of the starting model; held-out ones share no prompt with the others
+    start = starting_model(policy, folder, trust_remote_code=args.trust_remote_code)
     tokenizer = load_tokenizer(start, trust_remote_code=args.trust_remote_code)
     files = {name: folder / "pairs" / f"{name}.jsonl" for name in ("train", "heldout")}
     with args.main_process_first(desc="making pairs"):
         if not all(file.is_file() for file in files.values()):
             for file, pairs in zip(
-                files.values(), make_pairs(folder, tokenizer, args, pair_args, data, model_args), strict=True
+                files.values(), make_pairs(start, tokenizer, args, pair_args, data, model_args), strict=True
             ):
                 write_jsonl(file, pairs)
     columns = ["prompt", "chosen", "rejected"]
@@ -147,6 +146,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         peft_config=lora,
         callbacks=run.callbacks(),
     )
+    if args.bf16:  # the score head comes in the model's bfloat16, too coarse for small steps
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     result = trainer.train(resume_from_checkpoint=run.last_checkpoint())
     if not trainer.is_world_process_zero():
         return
@@ -157,12 +160,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     del trainer, model
     gc.collect()
     scorer = RewardModel(args.output_dir, standardize=False, trust_remote_code=args.trust_remote_code)
-    scores = [score for pair in pair_scores(scorer, train.select(range(min(len(train), 128)))) for score in pair]
-    write_atomic(
-        folder / STATISTICS,
-        json.dumps({"mean": statistics.fmean(scores), "std": statistics.pstdev(scores), "n": len(scores)}) + "\n",
-    )
-    chosen, rejected = zip(*pair_scores(scorer, heldout), strict=True)
+    chosen, rejected = scorer.score_pairs(train.select(range(min(len(train), 128))))
+    scores = {"mean": statistics.fmean(chosen + rejected), "std": statistics.pstdev(chosen + rejected)}
+    write_atomic(folder / STATISTICS, json.dumps({**scores, "n": 2 * len(chosen)}) + "\n")
+    chosen, rejected = scorer.score_pairs(heldout)
     evaluation = evaluate_pairs(heldout, chosen, rejected)
     write_atomic(folder / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
     run.finish({**metrics, **{key: evaluation[key] for key in ("accuracy", "ci_low", "ci_high", "n_pairs")}})
@@ -174,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def make_pairs(
-    folder: Path,
+    start: str,
     tokenizer: PreTrainedTokenizerBase,
     args: RewardArguments,
     pair_args: PairArguments,
@@ -198,11 +199,9 @@ def make_pairs(
         rows = task.split("preference", data.max_train_rows)
     functions, weights = load_rewards(pair_args.reward, pair_args.reward_weights, task)
     check_rewards(functions, rows)
-    model = load_policy(
-        model_args.model_name_or_path, dtype=model_args.dtype, trust_remote_code=args.trust_remote_code
-    ).to(args.device)
+    model = load_policy(start, dtype=model_args.dtype, trust_remote_code=args.trust_remote_code).to(args.device)
 
-    def sample(part: Dataset, start: int) -> list[list[Completion]]:
+    def sample(part: Dataset, first: int) -> list[list[Completion]]:
         return generate(
             model,
             tokenizer,
@@ -211,11 +210,11 @@ def make_pairs(
             temperature=pair_args.temperature,
             num_generations=pair_args.num_generations,
             batch_size=pair_args.generation_batch_size,
-            seed=args.seed + start,
+            seed=args.seed + first,
             max_prompt_tokens=task.max_prompt_tokens if task else None,
         )
 
-    samples = sample_once(folder / "samples.jsonl", rows, sample)
+    samples = sample_once(Path(str(args.output_dir)) / "samples.jsonl", rows, sample)
     pairs = build_pairs(
         rows,
         samples,
@@ -224,14 +223,6 @@ def make_pairs(
         pairs_per_prompt=pair_args.pairs_per_prompt,
     )
     return split_pairs(pairs, pair_args.heldout_fraction)
-
-
-def pair_scores(scorer: RewardModel, pairs: Dataset) -> list[tuple[float, float]]:
-    """Scores of the chosen and the rejected text of each pair; side by side they share the work on their prompt."""
-    prompts = [prompt for prompt in pairs["prompt"] for _ in range(2)]
-    texts = [text for pair in zip(pairs["chosen"], pairs["rejected"], strict=True) for text in pair]
-    scores = scorer(prompts, texts)
-    return list(zip(scores[::2], scores[1::2], strict=True))
 
 
 if __name__ == "__main__":

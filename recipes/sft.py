@@ -11,13 +11,15 @@ every later stage can start from, with run.json and metrics.jsonl. The same comm
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
+
 import torch
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
 from rlgen.config import ModelArguments, TaskArguments, parse_arguments, recipe, resolved_config
 from rlgen.data import check_disjoint, load_rows
-from rlgen.models import is_adapter, load_policy, load_tokenizer, save_model, training_dtype
+from rlgen.models import load_policy, load_tokenizer, save_model, starting_model, training_dtype
 from rlgen.runs import open_run
 from rlgen.tasks import get_task
 from rlgen.tuning import freeze_below, peft_config
@@ -90,14 +92,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # 2. Model
     set_seed(args.seed)
-    tokenizer = load_tokenizer(model_args.model_name_or_path, trust_remote_code=args.trust_remote_code)
+    start = starting_model(model_args.model_name_or_path, args.output_dir, trust_remote_code=args.trust_remote_code)
+    tokenizer = load_tokenizer(start, trust_remote_code=args.trust_remote_code)
     model = load_policy(
-        model_args.model_name_or_path,
+        start,
         # Full fine-tuning needs weights that small steps can move; autocast makes the arithmetic fast all the same.
         dtype="float32" if model_args.dtype == "auto" and not model_args.use_peft else model_args.dtype,
         trust_remote_code=args.trust_remote_code,
         attn_implementation=model_args.attn_implementation,
-        merge=True,
     )
     lora = peft_config(model_args, model)
     if lora is None:
@@ -118,9 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # 4. Save
     if trainer.is_world_process_zero():
         trained = trainer.accelerator.unwrap_model(trainer.model)
-        # An adapter cannot be the base of another one: after starting from one, the plain model is saved.
-        merge = args.merge_adapter or is_adapter(model_args.model_name_or_path)
-        save_model(trained, tokenizer, args.output_dir, merge=merge)
+        save_model(trained, tokenizer, args.output_dir, merge=args.merge_adapter)
         losses = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
         run.finish({**result.metrics, "eval_loss": losses[-1] if losses else None})
     print(next_command)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from reward_models._text import FUNCTION_WORDS, stem, subwords
 
+
 def _table(text: str) -> dict[str, list[str]]:
     """Read lines of `word: meaning meaning ...`."""
     pairs = (line.split(":", 1) for line in text.strip().splitlines())
@@ -507,14 +508,20 @@ _CONSTRUCTS = [
         (r"\bb['\"]", "bytes byte"),
         (r"\b\d", "number integer"),
         (r"return [^\n({\[]+,|return \(.*,", "tuple pair two"),
-        (r"return (self\.\w+ )?(not|is|in|and|or)\b|return .*( (in|is|not|and|or) |[<>]|bool\()", "true false whether test check"),
+        (
+            r"return (self\.\w+ )?(not|is|in|and|or)\b|return .*( (in|is|not|and|or) |[<>]|bool\()",
+            "true false whether test check",
+        ),
         (r"\bis not None|\bis None", "set given missing none default"),
         (r"self\.\w+(\.\w+)* = ", "set store initialize change assign"),
         (r"\.\w+\(\*|\(\*\w", "delegate forward pass wrap wrapper underlying"),
         (r"return (self\.)?_\w+|self\._\w+\.", "underlying internal"),
         (r"\bfor .* in .*\bif\b", "match matching filter select find"),
         (r"\bsuper\(\)", "parent base super class inherit override"),
-        (r"^\s*def \w+\(cls|\bcls\(|self\.__class__\(|type\(self\)\(", "class create construct alternate instance copy"),
+        (
+            r"^\s*def \w+\(cls|\bcls\(|self\.__class__\(|type\(self\)\(",
+            "class create construct alternate instance copy",
+        ),
         (r"\bdef .*\n(.*\n)*\s+def ", "decorator wrapper inner closure"),
         (r"\[-1\]|\[1:\]|\[:", "last first end part slice prefix suffix"),
         (r"\bwarn", "deprecated warning"),
@@ -535,8 +542,8 @@ GENERIC = frozenset(
 COMMONPLACE = frozenset(
     stem(word)
     for word in """
-    list string number true false whether test check type name text tuple pair sequence dictionary mapping index element
-    key none default integer bytes character error exception create construct whether add remove read write message
+    list string number true false whether test check type name text tuple pair sequence dictionary mapping index
+    element key none default integer bytes character error exception create construct whether add remove read write message
     first last end other same single default named optional internal underlying class module file line
     """.split()
 )
@@ -564,7 +571,9 @@ class Code:
         prefixes: Identifier subwords and stems of 3 to 6 letters, which may abbreviate a longer word.
         blob: All identifiers in one string, to find words in names such as `readline`.
         raw: Identifiers as written that are no plain English words to the eye (`max_len`, `maxLen`).
+        names: Stems of the subwords of its name.
         order: Subwords of the code in reading order, keywords left out.
+        runs: Every 4, 5 and 6 stems in a row of `order`, function words left out.
         returns: Whether it gives anything back.
     """
 
@@ -575,7 +584,9 @@ class Code:
     prefixes: frozenset[str]
     blob: str
     raw: frozenset[str]
+    names: frozenset[str]
     order: tuple[str, ...]
+    runs: frozenset[tuple[str, ...]]
     returns: bool
 
     def supports(self, word: str) -> bool:
@@ -618,16 +629,20 @@ def read_code(code: str) -> Code:
     evidence = {stem(word) for part in spoken | keywords for word in english(part)}
     evidence |= {stem(word) for pattern, words in _CONSTRUCTS for word in words if pattern.search(code)}
     evidence |= {stem(word) for symbol, words in _OPERATORS.items() if symbol in bare for word in words.split()}
+    there = [stem(part) for part in parts if part not in FUNCTION_WORDS]
     return Code(
         name=name,
         parameters=tuple(word for word in parameters if word not in ("self", "cls")),
         identifiers=frozenset(stem(part) for part in parts),
         evidence=frozenset(evidence),
         prefixes=frozenset(
-            [part for part in parts if 3 <= len(part) <= 5] + [root for root in map(stem, parts) if 4 <= len(root) <= 6]
+            [part for part in parts if 3 <= len(part) <= 5]
+            + [root for root in map(stem, parts) if 4 <= len(root) <= 6]
         ),
         blob=" ".join(dict.fromkeys(word.lower() for word in identifiers)),
         raw=frozenset(word for word in identifiers if "_" in word.strip("_") or re.match(r"[a-z]+[A-Z]|\w*\d", word)),
+        names=frozenset(map(stem, name)),
         order=tuple(parts),
+        runs=frozenset(tuple(there[i : i + size]) for size in (4, 5, 6) for i in range(len(there) - size + 1)),
         returns=bool(re.search(r"\b(return|yield) *\S", bare)),
     )

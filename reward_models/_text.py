@@ -16,7 +16,9 @@ FUNCTION_WORDS = frozenset(
     "i me us one who which what whose how why there here then only also just too very more most less least instead "
     "otherwise else already again once".split()
 )
-DETERMINERS = frozenset("a an the this that these those its their any all each every some no both such another".split())
+DETERMINERS = frozenset(
+    "a an the this that these those its their any all each every some no both such another".split()
+)
 PREPOSITIONS = frozenset(
     "of in on at by for from to into onto with without within between among over under above below after before "
     "during through against about as than until since via per upon across around along and or but nor if whether "
@@ -26,36 +28,38 @@ PREPOSITIONS = frozenset(
 # Base forms of the verbs with which programmers open a docstring.
 VERBS = frozenset(
     """
-    abort accept access accumulate acquire activate adapt add adjust advance align allocate allow alter analyze announce
-    append apply approximate arrange ask assemble assert assign associate attach attempt authenticate average await
-    bind block break broadcast build bump cache calculate call cancel capture cast center change check choose clamp
-    clean clear clip clone close collapse collect combine commit compare compile complete compress compute concatenate
-    configure confirm connect construct consume continue control convert copy correct count create crop cut cycle
-    deactivate debug decide declare decode decompress decorate decrease decrement decrypt deduce define delay delegate
-    delete deliver derive describe deserialize destroy detach detect determine disable disassemble discard disconnect
-    discover dispatch display divide do double download draw drop dump duplicate echo edit eliminate emit empty emulate
-    enable encode encrypt end enforce enqueue ensure enter enumerate erase escape establish estimate evaluate examine
-    exchange exclude execute exit expand expect explain export expose express extend extract fail feed fetch fill filter
-    finalize find finish fire fit fix flag flatten flip flush fold force forget fork format forward free freeze gather
-    generate get give go group grow guarantee guess handle hash hide highlight hold identify ignore implement import
-    include increase increment indent index indicate infer inform inherit initialise initialize inject insert inspect
-    install instantiate instruct interpolate interpret interrupt intersect invalidate invert invoke issue iterate join
-    keep kill label launch leave let lift limit link list listen load locate lock log look loop lower make manage map
-    mark mask match measure merge migrate minimize mirror mix modify monitor mount move multiply mutate name negate
-    normalise normalize note notify number obtain offer omit open operate optimize order output override overwrite pack
-    pad parse partition pass paste patch pause peek perform permit pick ping place plot poll pop populate position post
-    prepare prepend present preserve pretend prevent print process produce prompt propagate protect provide prune publish
-    pull purge push put query queue quit quote raise randomize reach read rebuild receive recognize recompute reconnect
-    reconstruct record recover redirect redraw reduce refresh register reject relate release reload remember remove
-    rename render reorder repeat replace report represent request require reset reshape resize resolve respond restart
-    restore restrict resume retain retrieve retry return reuse reverse revert rewind rewrite roll rotate round route run
-    sample sanitize save scale scan schedule scroll seal search see seek select send separate serialize serve set setup
-    shift show shrink shuffle shut shutdown sign signal simplify simulate skip sleep slice solve sort spawn specify split
-    square stack start stat steal step stop store stream strip subscribe substitute subtract suggest sum supply support
-    suppress suspend swap switch sync synchronize tag take tally tell terminate test throw tidy toggle tokenize touch
-    trace track train transfer transform translate transpose traverse treat trigger trim truncate try turn unbind
-    unblock undefine undo unescape uninstall unite unlink unload unlock unmap unpack unquote unregister unset unsubscribe
-    unwrap update upgrade upload use validate verify visit wait wake walk warn watch weight widen wrap write yield zero
+    abort accept access accumulate acquire activate adapt add adjust advance align allocate allow alter analyze
+    announce append apply approximate arrange ask assemble assert assign associate attach attempt authenticate
+    average await bind block break broadcast build bump cache calculate call cancel capture cast center change
+    check choose clamp clean clear clip clone close collapse collect combine commit compare compile complete
+    compress compute concatenate configure confirm connect construct consume continue control convert copy correct
+    count create crop cut cycle deactivate debug decide declare decode decompress decorate decrease decrement
+    decrypt deduce define delay delegate delete deliver derive describe deserialize destroy detach detect determine
+    disable disassemble discard disconnect discover dispatch display divide do double download draw drop dump
+    duplicate echo edit eliminate emit empty emulate enable encode encrypt end enforce enqueue ensure enter
+    enumerate erase escape establish estimate evaluate examine exchange exclude execute exit expand expect explain
+    export expose express extend extract fail feed fetch fill filter finalize find finish fire fit fix flag flatten
+    flip flush fold force forget fork format forward free freeze gather generate get give go group grow guarantee
+    guess handle hash hide highlight hold identify ignore implement import include increase increment indent index
+    indicate infer inform inherit initialise initialize inject insert inspect install instantiate instruct
+    interpolate interpret interrupt intersect invalidate invert invoke issue iterate join keep kill label launch
+    leave let lift limit link list listen load locate lock log look loop lower make manage map mark mask match
+    measure merge migrate minimize mirror mix modify monitor mount move multiply mutate name negate normalise
+    normalize note notify number obtain offer omit open operate optimize order output override overwrite pack pad
+    parse partition pass paste patch pause peek perform permit pick ping place plot poll pop populate position post
+    prepare prepend present preserve pretend prevent print process produce prompt propagate protect provide prune
+    publish pull purge push put query queue quit quote raise randomize reach read rebuild receive recognize
+    recompute reconnect reconstruct record recover redirect redraw reduce refresh register reject relate release
+    reload remember remove rename render reorder repeat replace report represent request require reset reshape
+    resize resolve respond restart restore restrict resume retain retrieve retry return reuse reverse revert rewind
+    rewrite roll rotate round route run sample sanitize save scale scan schedule scroll seal search see seek select
+    send separate serialize serve set setup shift show shrink shuffle shut shutdown sign signal simplify simulate
+    skip sleep slice solve sort spawn specify split square stack start stat steal step stop store stream strip
+    subscribe substitute subtract suggest sum supply support suppress suspend swap switch sync synchronize tag take
+    tally tell terminate test throw tidy toggle tokenize touch trace track train transfer transform translate
+    transpose traverse treat trigger trim truncate try turn unbind unblock undefine undo unescape uninstall unite
+    unlink unload unlock unmap unpack unquote unregister unset unsubscribe unwrap update upgrade upload use
+    validate verify visit wait wake walk warn watch weight widen wrap write yield zero
     """.split()
 )
 

@@ -9,6 +9,7 @@ leaves open. A text of rare words copied from the code grounds perfectly, but is
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,14 +31,16 @@ MAX_CHARS = 80
 WORD_BAND = (5, 14)  # words of a docstring that is neither curt nor rambling
 ENOUGH_SUPPORT = 0.4  # share of content words found in the code from which more earns nothing
 ENOUGH_TOPIC = 0.6  # the same for the words of the function's name
+NAME_SHARE = 0.65  # how much of grounding is about the words of the name, rather than any words of the code
+COPY_DISCOUNT = 0.4  # what grounding loses when every content word is a bare identifier word
 LITERAL_BAND = (0.6, 1.0)  # share of content words that are bare identifier words: free up to, worthless at
 
-TW=0.65
-EXC=0.3
 Scores = list[float | None]
 
 _MARKUP = re.compile(r"[`\"*<>{}\[\]|\\=#@~^$]|'(?![a-z]{1,2}\b)|::|->|>>>|\bdef \w|\blambda\b|\w\(")
-_RAW_TOKEN = re.compile(r"\w*_\w*|[A-Za-z]\w*\(|\b[A-Za-z]\w*\.[A-Za-z]\w*|\b[a-z]+[A-Z]\w*|\b\w+\d\w*|[=+<>{}\[\]]+|\bself\b")
+_RAW_TOKEN = re.compile(
+    r"\w*_\w*|[A-Za-z]\w*\(|\b[A-Za-z]\w*\.[A-Za-z]\w*|\b[a-z]+[A-Z]\w*|\b\w+\d\w*|[=+<>{}\[\]]+|\bself\b"
+)
 _CLASS_NAME = re.compile(r"[A-Z][a-z]+[A-Z]\w*,?")
 _SENTENCE_END = re.compile(r"[.!?;:]+(?=\s+\S)|[.!?](?=[A-Z])")
 _SELF_REFERENCE = re.compile(r"^(this|the|a|an) (\w+ )?(function|method|code|docstring|class)\b", re.IGNORECASE)
@@ -57,10 +60,12 @@ def pep257(completions: Sequence[Any], code: Sequence[str | None], **_: Any) -> 
 def grounding(completions: Sequence[Any], code: Sequence[str | None], **_: Any) -> Scores:
     """Score faithfulness: does the sentence speak of what this code speaks of.
 
-    Range: [0, 1]; the share of content words that the code supports (its identifiers split into words, comments,
-    strings, and English words for its constructs), scaled by how far the words of the function's name are expressed.
-    Gaming: copying identifiers. The share saturates at 60% and the name at half of its words, so that more copying
-    earns nothing, and no_echo charges for it. A false sentence made of the right words is not seen.
+    Range: [0, 1]; two parts: how far the words of the function's name are expressed, and the share of content words
+    that the code supports (its identifiers split into words, comments, strings, and English words for its constructs;
+    words that fit much code count half). Less where the opening verb does not fit the code.
+    Gaming: copying identifiers. Both parts saturate (at 60% of the name, 40% of the content words), so that more
+    copying earns nothing; words that are all copied and bags of words are discounted here and charged by no_echo and
+    fluent. A false sentence made of the right words is not seen.
     """
     return _score(completions, code, _grounding)
 
@@ -80,8 +85,8 @@ def informative(completions: Sequence[Any], code: Sequence[str | None], **_: Any
 
     Range: [0, 1]; the product of a length band (5 to 14 words), the share of specific words, and how far
     (saturating at two words each) it adds to the name and mentions what the body does.
-    Gaming: padding up to 14 words; generic words don't count and repeated ones count once, and grounding looks at
-    what the added words are.
+    Gaming: padding up to 14 words. Generic words don't count, repeated ones count once, one word at least must not be
+    an identifier's, and grounding looks at what the added words are.
     """
     return _score(completions, code, _informative)
 
@@ -117,21 +122,21 @@ REWARDS: dict[str, Callable[..., Scores]] = {
     "informative": informative,
     "fluent": fluent,
 }
-WEIGHTS = {"grounding": 0.4, "no_echo": 0.2, "informative": 0.15, "pep257": 0.1, "fluent": 0.15}
+WEIGHTS = {"grounding": 0.45, "no_echo": 0.2, "informative": 0.1, "pep257": 0.125, "fluent": 0.125}
 
 
 def composite(completions: Sequence[Any], code: Sequence[str | None], **columns: Any) -> Scores:
     """Score a completion by the weighted sum of the five rewards with the default weights, in [0, 1]."""
-    parts = [(weight, REWARDS[name](completions=completions, code=code, **columns)) for name, weight in WEIGHTS.items()]
+    parts = [
+        (weight, REWARDS[name](completions=completions, code=code, **columns)) for name, weight in WEIGHTS.items()
+    ]
     return [
         None if source is None else sum(weight * (scores[row] or 0.0) for weight, scores in parts)
         for row, source in enumerate(code)
     ]
 
 
-def _score(
-    completions: Sequence[Any], code: Sequence[str | None], judge: Callable[[str, Code], float]
-) -> Scores:
+def _score(completions: Sequence[Any], code: Sequence[str | None], judge: Callable[[str, Code], float]) -> Scores:
     texts = (completion_text(completion).strip() for completion in completions)
     return [
         None if source is None else (judge(text, read_code(source)) if words_of(text) else 0.0)
@@ -168,17 +173,20 @@ def _grounding(text: str, code: Code) -> float:
     precision = min(1.0, supported / max(1.0, sum(weights)) / ENOUGH_SUPPORT) * min(1.0, supported / 1.5)
     topic = _topic(text, code)
     # Copied words and bags of words show no understanding, however well they match.
-    earned = (1.0 - EXC * _literal_excess(content, code)) * min(1.0, _fluent(text) / 0.5)
-    return (TW * topic * (0.5 + 0.5 * precision) + (1-TW) * precision) * _verb_fits(text, code) * earned
+    earned = (1.0 - COPY_DISCOUNT * _literal_excess(content, code)) * min(1.0, _fluent(text) / 0.5)
+    return (
+        (NAME_SHARE * topic * (0.5 + 0.5 * precision) + (1.0 - NAME_SHARE) * precision)
+        * _verb_fits(text, code)
+        * earned
+    )
 
 
 def _verb_fits(text: str, code: Code) -> float:
     """1 where the code does what the opening verb says, less where nothing in it does."""
     verb = imperative(words_of(text)[0])
-    wanted = {"return": "return", "get": "return", "set": "set", "yield": "yield", "raise": "raise"}.get(verb, verb)
-    if verb in ("return", "get"):
-        return 1.0 if code.returns or stem(wanted) in code.evidence else 0.7
-    return 1.0 if stem(wanted) in code.evidence or code.supports(wanted) else 0.9
+    if verb in ("return", "get", "yield"):
+        return 1.0 if code.returns or code.supports(verb) else 0.7
+    return 1.0 if code.supports(verb) else 0.9
 
 
 def _topic(text: str, code: Code) -> float:
@@ -206,8 +214,7 @@ def _no_echo(text: str, code: Code) -> float:
     content = _content(text, code)
     score *= 1.0 - 0.75 * _literal_excess(content, code)
     score *= 1.0 - 0.25 * min(3, max(0, _longest_run(text, code) - 3))
-    names = {stem(part) for part in code.name}
-    if all(stem(word) in names for word in content):
+    if all(stem(word) in code.names for word in content):
         score *= 0.6
     if _lists_parameters(text, code):
         score *= 0.4
@@ -226,10 +233,8 @@ def _literal_excess(content: Sequence[str], code: Code) -> float:
 def _longest_run(text: str, code: Code) -> int:
     """Longest run of the text's words that the code has in the same order, function words of both left out."""
     said = [stem(word) for word in subwords(text) if word not in FUNCTION_WORDS]
-    there = [stem(word) for word in code.order if word not in FUNCTION_WORDS]
-    grams = {size: {tuple(there[i : i + size]) for i in range(len(there) - size + 1)} for size in range(4, 7)}
     for size in (6, 5, 4):
-        if any(tuple(said[i : i + size]) in grams[size] for i in range(len(said) - size + 1)):
+        if any(tuple(said[i : i + size]) in code.runs for i in range(len(said) - size + 1)):
             return size
     return 0
 
@@ -253,12 +258,11 @@ def _informative(text: str, code: Code) -> float:
     content = {stem(word): word for word in _content(text, code)}
     said = [word for word in words if word not in FUNCTION_WORDS]
     specific = min(1.0, len(content) / (0.4 * max(1, len(said))))
-    names = {stem(part) for part in code.name}
-    beyond = [word for root, word in content.items() if root not in names]
+    beyond = [word for root, word in content.items() if root not in code.names]
     told = any(code.supports(word) for word in beyond)
     own = sum(root not in code.identifiers for root in content)
     variety = min(1.0, len(set(words)) / count / 0.75)
-    substance = 0.1 + 0.3 * min(1.0, len(beyond) / 2) + 0.3 * told + 0.3 * min(1.0, own / 1)
+    substance = 0.1 + 0.3 * min(1.0, len(beyond) / 2) + 0.3 * told + 0.3 * bool(own)
     return length * specific * variety * substance
 
 
@@ -278,7 +282,7 @@ def _fluent(text: str) -> float:
     score *= 0.7 ** _impossible_neighbors(words)
     content = [stem(word) for word in words if word not in FUNCTION_WORDS]
     score *= max(0.1, 1.0 - 0.25 * (len(content) - len(set(content))))
-    pairs = list(zip(words, words[1:], strict=False))
+    pairs = list(itertools.pairwise(words))
     score *= max(0.1, 1.0 - 0.3 * (len(pairs) - len(set(pairs))))
     if text.count("(") != text.count(")") or text.count("[") != text.count("]"):
         score *= 0.7
@@ -290,9 +294,11 @@ def _fluent(text: str) -> float:
 def _impossible_neighbors(words: Sequence[str]) -> int:
     """Count determiners before function words, doubled words, and a determiner or preposition at the end."""
     faults = int(words[-1] in PREPOSITIONS - {"in", "on", "up", "by", "from", "without", "after"})
-    for left, right in zip(words, words[1:], strict=False):
+    for left, right in itertools.pairwise(words):
         after_article = left in ("a", "an", "the") and right in PREPOSITIONS | DETERMINERS - {"other", "such"}
-        faults += after_article or left == right or (left in ("of", "into") and right in ("for", "to", "of", "and", "in"))
+        faults += (
+            after_article or left == right or (left in ("of", "into") and right in ("for", "to", "of", "and", "in"))
+        )
     return faults
 
 
@@ -302,14 +308,9 @@ def _ascii_share(text: str) -> float:
 
 
 def _content(text: str, code: Code) -> list[str]:
-    """Distinct words that carry meaning: no function words, nor words that fit any function unless its name has them."""
-    words = dict.fromkeys(words_of(text))
-    names = {stem(part) for part in code.name}
-    return [
-        word
-        for word in words
-        if len(word) > 1 and word not in FUNCTION_WORDS and (stem(word) not in GENERIC or stem(word) in names)
-    ]
+    """Distinct words that carry meaning: no function words, and no words that fit any function but the name's own."""
+    words = [word for word in dict.fromkeys(words_of(text)) if len(word) > 1 and word not in FUNCTION_WORDS]
+    return [word for word in words if stem(word) not in GENERIC or stem(word) in code.names]
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Rows in and out: load a dataset from a file, a folder or the hub, check it, fingerprint it, and prove splits disjoint.
+"""Rows in: load a dataset from a file, a folder or the hub, check it, fingerprint it, and prove splits disjoint.
 
 Rows follow TRL's conventions: `prompt`, `completion`, `chosen` and `rejected` are plain strings or lists of
 `{"role": ..., "content": ...}` messages, and any other column travels on to the reward functions.

@@ -31,12 +31,10 @@ class Stage:
     Attributes:
         name: what it is called; its run folder has the same name.
         argv: flags for the recipe's main.
-        minutes: how long it is expected to take; only the ratio between stages matters.
     """
 
     name: str
     argv: list[str]
-    minutes: float = 1.0
 
 
 class Display(Protocol):

@@ -17,17 +17,15 @@ progress_listener: ContextVar[ProgressListener | None] = ContextVar("progress_li
 SHOWN_METRICS = {
     "loss": "loss",
     "reward": "reward",
-    "rewards/mean": "reward",
-    "kl": "kl",
-    "kl_to_reference": "kl",
+    "objective/kl": "kl",
+    "critic/explained_variance": "explained variance",
     "accuracy": "accuracy",
     "rewards/accuracies": "accuracy",
     "mean_token_accuracy": "token accuracy",
-    "critic/explained_variance": "explained variance",
-    "explained_variance": "explained variance",
     "eval_loss": "eval loss",
 }
-SECONDS_BETWEEN_LINES = 30.0
+MOST_SECONDS_BETWEEN_LINES = 30.0
+LEAST_SECONDS_BETWEEN_LINES = 5.0
 
 
 def report_progress(name: str, done: int, total: int, **metrics: Any) -> None:
@@ -65,7 +63,7 @@ def format_seconds(seconds: float) -> str:
 
 
 class LineProgress:
-    """Sparse plain lines for logs: at the start, then each tenth of the work or half minute, and at the end."""
+    """Sparse plain lines for logs: at the start, each tenth of the work or half minute, and at the end."""
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -79,7 +77,9 @@ class LineProgress:
         tenth = 10 * done // max(total, 1)
         start, start_done = self._started.setdefault(name, (now, done))
         last_time, last_tenth = self._printed.get(name, (float("-inf"), -1))
-        if tenth == last_tenth and (now - last_time < SECONDS_BETWEEN_LINES or done == total):
+        waited = now - last_time
+        is_due = waited >= (LEAST_SECONDS_BETWEEN_LINES if tenth != last_tenth else MOST_SECONDS_BETWEEN_LINES)
+        if not is_due and not (done == total and tenth != last_tenth):
             return
         self._printed[name] = (now, tenth)
         parts = [f"{name}: {done}/{total}", format_metrics(metrics)]

@@ -2,8 +2,10 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,16 @@ def test_telemetry_is_off_unless_asked_for() -> None:
         )
         assert done.stdout.strip() == expected
 
+
+def test_what_is_imported_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {re.split(r"[<>=]", line)[0].lower().replace("-", "_") for line in project["dependencies"]}
+    declared = {"yaml" if name == "pyyaml" else name for name in declared}
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [str(node.module)]
+            for name in names:
+                top = name.split(".")[0]
+                assert top in declared | sys.stdlib_module_names | set(PACKAGES), f"{file} imports {top}"

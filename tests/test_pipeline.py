@@ -22,8 +22,9 @@ from rlgen.runs import open_run
 
 
 @pytest.fixture(autouse=True)
-def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting for a busy disk proves nothing here."""
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for a busy disk or a collection of everything that pytest has loaded proves nothing here."""
+    monkeypatch.setattr("gc.collect", lambda: 0)
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 

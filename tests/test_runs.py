@@ -281,12 +281,21 @@ def test_lines_are_sparse_and_tell_the_numbers() -> None:
     stream, clock = io.StringIO(), iter(range(1000))
     lines = LineProgress(stream, clock=lambda: float(next(clock)))
     for done in range(101):
-        lines("sft", done, 100, {"loss": 1.5, "grad_norm": 3.0, "kl": 0.01})
+        lines("sft", done, 100, {"loss": 1.5, "grad_norm": 3.0, "objective/kl": 0.01})
     written = stream.getvalue().splitlines()
     assert len(written) == 11
     assert written[0] == "sft: 0/100  loss 1.5  kl 0.01"
     assert written[1] == "sft: 10/100  loss 1.5  kl 0.01  1 min 30 s left"
     assert written[-1].startswith("sft: 100/100")
+
+
+def test_quick_work_gets_a_first_and_a_last_line() -> None:
+    stream = io.StringIO()
+    lines = LineProgress(stream, clock=lambda: 0.0)
+    for done in range(41):
+        lines("generate", done, 40, {})
+    lines("generate", 40, 40, {})
+    assert stream.getvalue().splitlines() == ["generate: 0/40", "generate: 40/40"]
 
 
 def test_slow_work_gets_a_line_each_half_minute() -> None:
@@ -307,4 +316,4 @@ def test_a_recipe_alone_writes_lines_where_there_is_no_terminal(capsys: pytest.C
 
 def test_formats() -> None:
     assert [format_seconds(s) for s in (-1, 45.4, 200, 3900)] == ["0 s", "45 s", "3 min 20 s", "1 h 05 min"]
-    assert format_metrics({"loss": True, "reward": 1, "rewards/mean": 2.0, "other": 1}) == "reward 1"
+    assert format_metrics({"loss": True, "accuracy": 1, "rewards/accuracies": 2.0, "other": 1}) == "accuracy 1"

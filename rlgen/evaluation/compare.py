@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from rlgen.data import fingerprint, prompt_text, row_hashes
 from rlgen.errors import ConfigError, DataError
 from rlgen.evaluation.checkpoints import Checkpoint, check_same_prompts
 from rlgen.evaluation.generations import (
+    CHUNK,
     Generated,
     Sampling,
     Steps,
@@ -58,6 +60,7 @@ class _Setup:
     folder: Path
     kl_reference: str | None
     comparable: frozenset[str]  # checkpoints whose tokens and prompts are those of the KL reference
+    kl_prompts: int  # how many of the prompts the KL is measured on
     batch_size: int
 
 
@@ -70,6 +73,7 @@ def compare(
     folder: str | Path,
     task: str | None = None,
     kl_reference: str | None = None,
+    kl_rows: int | None = None,
     batch_size: int = 16,
     allow_different_prompts: bool = False,
     warnings: Sequence[str] = (),
@@ -87,6 +91,7 @@ def compare(
         folder: Where `generations/` and `logprobs/` go.
         task: Name for the record.
         kl_reference: Name of the checkpoint that the measure `kl_<name>` refers to.
+        kl_rows: Measure it on the first so many rows, rounded up to whole chunks; None takes all.
         batch_size: Prompts per batch of generation, completions per batch of scoring.
         allow_different_prompts: Go on where chat templates differ, with a warning.
         warnings: What is known to weaken the comparison, for the record.
@@ -130,6 +135,7 @@ def compare(
         Path(folder),
         kl_reference,
         comparable,
+        len(prompts) if kl_rows is None else min(len(prompts), math.ceil(kl_rows / CHUNK) * CHUNK),
         batch_size,
     )
     answers, ratios = _generate(setup)
@@ -144,7 +150,7 @@ def _generate(setup: _Setup) -> tuple[Answers, Ratios]:
     scored = [name for name in setup.comparable if name != setup.kl_reference]
     completions = len(setup.prompts) * sum(sampling.num_samples for sampling in setup.samplings)
     steps = Steps("generate", completions * len(setup.checkpoints))
-    kl_steps = Steps("measure KL", 2 * completions * len(scored))
+    kl_steps = Steps("measure KL", 2 * setup.kl_prompts * completions // len(setup.prompts) * len(scored))
     for checkpoint in setup.checkpoints:
         name = checkpoint.name
         store = Store(setup.folder / "generations" / f"{name}.jsonl")
@@ -165,7 +171,7 @@ def _generate(setup: _Setup) -> tuple[Answers, Ratios]:
                     own[sampling.name][name] = logprobs_cached(
                         policy,
                         setup.tokenizers[name],
-                        setup.prompts,
+                        setup.prompts[: setup.kl_prompts],
                         generated,
                         sampling,
                         Store(setup.folder / "logprobs" / f"{name}.jsonl"),
@@ -183,20 +189,23 @@ def _log_ratios(setup: _Setup, answers: Answers, own: Mapping[str, Mapping[str, 
     with loaded(reference) as policy:
         for sampling in setup.samplings:
             for name, generated in answers[sampling.name].items():
+                measured = generated.completions[: setup.kl_prompts]
+                unmeasured: Scores = [[None for _ in samples] for samples in generated.completions[len(measured) :]]
                 if name == reference.name:
-                    ratios[sampling.name][name] = [[0.0 for _ in samples] for samples in generated.completions]
+                    nothing: Scores = [[0.0 for _ in samples] for samples in measured]
+                    ratios[sampling.name][name] = nothing + unmeasured
                 elif name in setup.comparable:
                     theirs = logprobs_cached(
                         policy,
                         setup.tokenizers[reference.name],
-                        setup.prompts,
+                        setup.prompts[: setup.kl_prompts],
                         generated,
                         sampling,
                         Store(setup.folder / "logprobs" / f"{name}.jsonl"),
                         batch_size=setup.batch_size,
                         steps=kl_steps,
                     )
-                    ratios[sampling.name][name] = log_ratio(own[sampling.name][name], theirs)
+                    ratios[sampling.name][name] = log_ratio(own[sampling.name][name], theirs) + unmeasured
     return ratios
 
 

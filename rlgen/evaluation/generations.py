@@ -79,12 +79,12 @@ class Store:
         content = self.path.read_bytes()
         end = 0
         for line in content.splitlines(keepends=True):
+            if not line.endswith(b"\n"):
+                break
             try:
                 chunk = json.loads(line)
                 self._chunks[chunk["key"]] = chunk
             except (ValueError, KeyError, TypeError):
-                break
-            if not line.endswith(b"\n"):
                 break
             end += len(line)
         if end < len(content):

@@ -41,7 +41,7 @@ class Paired:
     @property
     def shown(self) -> bool:
         """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
+        return self.low > TIE or self.high < -TIE
 
     @property
     def loss_rate(self) -> float:

@@ -5,6 +5,7 @@ return than the policy's last layer, which is shaped for the next token. Letters
 a prompt, T completion tokens, S tokens of a packed row, M completion tokens in all, H hidden size, F features.
 """
 
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from rlgen.ppo.losses import value_loss
 from rlgen.scoring import PROMPT, PackedRows
 
-CRITIC_FILE, OPTIMIZER_FILE = "critic.safetensors", "critic_optimizer.pt"
+CRITIC_FILE, STATE_FILE = "critic.safetensors", "critic_state.pt"
 
 
 def critic_features(hidden: Tensor, packed: PackedRows, max_completion_length: int) -> Tensor:
@@ -54,6 +55,8 @@ class Critic(nn.Module):
         learning_rate: of AdamW.
         dropout: during fitting.
         weight_decay: of AdamW.
+        replay_rollouts: how many of the latest rollouts each fit learns from, at least 1. Values change slowly under
+            a KL penalty, so that older states teach them still (Cobbe et al. 2021, arXiv 2009.04416, auxiliary phase).
         device: where it lives.
     """
 
@@ -65,6 +68,7 @@ class Critic(nn.Module):
         learning_rate: float,
         dropout: float,
         weight_decay: float,
+        replay_rollouts: int,
         device: torch.device,
     ) -> None:
         super().__init__()
@@ -76,6 +80,7 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.weight)  # starts as a constant, the mean return of the first fit
         nn.init.zeros_(self.head.bias)
         self.register_buffer("fitted", torch.tensor(False))
+        self.replay: deque[tuple[Tensor, Tensor]] = deque(maxlen=replay_rollouts)
         self.to(device)
         self.optimizer = torch.optim.AdamW(self.parameters(), lr=learning_rate, weight_decay=weight_decay)
 
@@ -105,24 +110,26 @@ class Critic(nn.Module):
         cliprange_value: float | None,
         mean_gradient: Callable[[Tensor], Tensor] = lambda gradient: gradient,
     ) -> tuple[float, float]:
-        """Several passes over one rollout.
+        """Several passes over this rollout and the ones remembered.
 
         Args:
             features: (M, F).
             returns: (M,) targets.
             epochs: passes.
-            minibatches: steps a pass.
+            minibatches: steps a pass and rollout.
             cliprange_value: see `value_loss`.
             mean_gradient: averages a gradient over all processes.
 
         Returns:
             Mean value loss, and the fraction of values that were clipped.
         """
+        self.replay.append((features, returns))
+        features, returns = (torch.cat(parts) for parts in zip(*self.replay, strict=True))
         old_values = self.values(features)
         self.train()
         losses, clipped = [], []
         for _ in range(epochs):
-            for chunk in torch.randperm(len(features), device=features.device).chunk(minibatches):
+            for chunk in torch.randperm(len(features), device=features.device).chunk(minibatches * len(self.replay)):
                 loss, was_clipped = value_loss(
                     self(features[chunk]), old_values[chunk], returns[chunk], cliprange_value
                 )
@@ -137,13 +144,15 @@ class Critic(nn.Module):
         return sum(losses) / len(losses), sum(clipped) / len(clipped)
 
     def save(self, folder: str | Path) -> None:
-        """Write weights and optimizer state into `folder`."""
+        """Write weights, optimizer state and remembered rollouts into `folder`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / CRITIC_FILE)
-        torch.save(self.optimizer.state_dict(), folder / OPTIMIZER_FILE)
+        torch.save({"optimizer": self.optimizer.state_dict(), "replay": list(self.replay)}, folder / STATE_FILE)
 
     def load(self, folder: str | Path) -> None:
         """Read what `save` wrote."""
         self.load_state_dict(load_file(Path(folder) / CRITIC_FILE))
-        self.optimizer.load_state_dict(torch.load(Path(folder) / OPTIMIZER_FILE, weights_only=True))
+        state = torch.load(Path(folder) / STATE_FILE, map_location=self.head.weight.device, weights_only=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.replay.extend(state["replay"])

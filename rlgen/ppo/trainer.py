@@ -93,6 +93,7 @@ class PPOTrainer(GRPOTrainer):
             learning_rate=args.critic_learning_rate,
             dropout=args.critic_dropout,
             weight_decay=args.critic_weight_decay,
+            replay_rollouts=args.critic_replay_rollouts,
             device=self.accelerator.device,
         )
         # Siblings share one packed row where the attention kernel takes a mask that hides them from each other.

@@ -5,7 +5,6 @@ import hashlib
 import importlib
 import importlib.util
 import json
-import logging
 import math
 import sys
 import traceback
@@ -23,7 +22,6 @@ from rlgen.rewards.check import CheckedReward, Reward, checked
 if TYPE_CHECKING:
     from rlgen.tasks import Task
 
-logger = logging.getLogger(__name__)
 
 ENTRY_POINTS = "rlgen.rewards"
 

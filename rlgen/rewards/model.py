@@ -2,10 +2,9 @@
 
 import inspect
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
@@ -16,7 +15,8 @@ from rlgen.errors import RewardError
 from rlgen.models import adapter_base, is_adapter, load_reward_model, load_tokenizer
 from rlgen.scoring import pack_rows
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 # Written beside a reward model by its recipe: mean and standard deviation of its scores on training pairs.
 STATISTICS = "reward_model.json"
@@ -78,6 +78,18 @@ class RewardModel:
             texts = [ids[-self.max_length :] for ids in texts]
         scores = score_texts(self.model, texts, batch_size=self.batch_size)
         return [(score - self.mean) / self.deviation for score in scores]
+
+    def score_pairs(self, pairs: "Dataset") -> tuple[list[float], list[float]]:
+        """Scores of the chosen and of the rejected texts of preference pairs.
+
+        Args:
+            pairs: rows with prompt, chosen and rejected.
+        """
+        # Side by side, the two texts of a pair share the work on their prompt.
+        prompts = [prompt for prompt in pairs["prompt"] for _ in range(2)]
+        texts = [text for pair in zip(pairs["chosen"], pairs["rejected"], strict=True) for text in pair]
+        scores = self(prompts, texts)
+        return scores[::2], scores[1::2]
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Any, completion: Any) -> list[int]:

@@ -16,7 +16,7 @@ import re
 import sysconfig
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ MAX_ROWS_PER_MODULE = 300  # so that no single package sets the tone of a split
 
 # Shares of the modules, as upper ends of hash ranges. The salt is chosen so that the standard libraries of current
 # Pythons fall into splits of useful sizes; any other would be as deterministic.
-_SHARES = {"sft": 0.28, "preference": 0.42, "rl": 0.74, "validation": 0.80, "heldout": 1.0}
+_SHARES = {"sft": 0.28, "preference": 0.42, "rl": 0.74, "validation": 0.81, "heldout": 1.0}
 _SALT = "docstring-5320"
 _FEW_MODULES = 40  # a source with fewer top-level modules is split by file, and one with fewer files by function
 
@@ -166,13 +166,11 @@ def harvest(root: Path) -> list[Function]:
     Args:
         root: Folder (or single file) of Python sources. Files that the running Python cannot parse are skipped.
     """
-    files = [root] if root.is_file() else sorted(root.rglob("*.py"))
     base = root.parent if root.is_file() else root
     functions: list[Function] = []
-    for file in files:
-        parts = file.relative_to(base).with_suffix("").parts
-        if _SKIPPED_PARTS.isdisjoint(parts) and not any(part.startswith(("config-", "test_")) for part in parts):
-            functions.extend(_functions_of(file, ".".join(parts).removesuffix(".__init__")))
+    for file in [root] if root.is_file() else _python_files(root):
+        module = ".".join(file.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
+        functions.extend(_functions_of(file, module))
     return functions
 
 
@@ -200,12 +198,27 @@ def summary_line(docstring: str) -> str | None:
     if not 3 <= len(words) <= 16 or len(text) > MAX_SUMMARY_CHARS:
         return None
     first = imperative(words[0].lower())
-    if first not in VERBS or words[1] == "of" or not text.isascii() or re.search(r"[\"'`*?!%]", text.replace("n't", "").replace("'s", "")):
+    if (
+        first not in VERBS
+        or words[1] == "of"
+        or not text.isascii()
+        or re.search(r"[\"'`*?!%]", text.replace("n't", "").replace("'s", ""))
+    ):
         return None
     text = " ".join([first.capitalize(), *words[1:]])
     if _NOT_A_SUMMARY.search(text) or _RAW_CODE.search(text) or text.count("(") != text.count(")"):
         return None
     return text
+
+
+def _python_files(folder: Path) -> Iterator[Path]:
+    for entry in sorted(folder.iterdir()):
+        if entry.name.removesuffix(".py") in _SKIPPED_PARTS or entry.name.startswith(("config-", "test_", ".")):
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            yield from _python_files(entry)
+        elif entry.suffix == ".py":
+            yield entry
 
 
 def _functions_of(file: Path, module: str) -> Iterator[Function]:
@@ -286,9 +299,9 @@ def _split_functions(root: Path) -> dict[str, list[Function]]:
     return splits
 
 
-def _unit(functions: Sequence[Function]):  # type: ignore[no-untyped-def]
+def _unit(functions: Sequence[Function]) -> Callable[[Function], str]:
     """Choose what stays together in one split: the top-level module, or something finer in a small source."""
-    grains = (
+    grains: tuple[Callable[[Function], str], ...] = (
         lambda function: function.module.partition(".")[0],
         lambda function: function.module,
         lambda function: f"{function.module}.{function.qualname}",
@@ -310,16 +323,12 @@ def _likeness(function: Function) -> set[str]:
     Two functions are alike when they have the same code up to comments, layout and the function's name; when they
     have the same summary and the same code up to all names and constants; or the same summary and function name.
     """
-    node = ast.parse(function.code).body[0]
-    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    name, node.name = node.name, "f"
-    exact = ast.dump(node)
-    shape = re.sub(r"(?<=[=\[(])'[^']*'|\d+", "_", exact)
-    return {
-        _digest("code", exact),
-        _digest("shape", shape, function.summary.lower()),
-        _digest("name", name, function.summary.lower()),
-    }
+    name = function.qualname.rpartition(".")[2]
+    bare = re.sub(r"#[^\n]*", "", function.code).replace(f"def {name}(", "def f(", 1)
+    exact = "".join(bare.split())
+    shape = re.sub(r"\w+", "_", exact)
+    summary = function.summary.lower()
+    return {_digest("code", exact), _digest("shape", shape, summary), _digest("name", name, summary)}
 
 
 def _digest(*parts: str) -> str:

@@ -114,7 +114,16 @@ def fake_results() -> Callable[..., dict[str, Any]]:
         ]
         scores = _score_all(rows, answers, ratios, measures)
         setup = _Setup(
-            checkpoints, {}, list(rows["prompt"]), {}, samplings, Path("unused"), reference, frozenset(names), 16
+            checkpoints,
+            {},
+            list(rows["prompt"]),
+            {},
+            samplings,
+            Path("unused"),
+            reference,
+            frozenset(names),
+            count,
+            16,
         )
         return _assemble(setup, rows, measures, "docstring", answers, scores, [])
 

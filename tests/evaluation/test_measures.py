@@ -46,11 +46,11 @@ def test_plain_prompts_get_plain_completions_and_async_rewards_are_awaited():
 
 def test_wrong_number_of_scores_is_one_clear_error():
     rows = Dataset.from_dict({"prompt": ["p"]})
+
+    def bad(completions, **_):
+        return [1.0, 2.0]
+
     with pytest.raises(RewardError, match="bad"):
-
-        def bad(completions, **_):
-            return [1.0, 2.0]
-
         score_completions(bad, rows, [[answer("A")]])
 
 

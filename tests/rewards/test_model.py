@@ -91,6 +91,20 @@ def test_a_model_without_a_plain_score_head_is_scored_all_the_same(folder, monke
     assert RewardModel(folder, dtype="float32")(PROMPTS, COMPLETIONS) == pytest.approx(expected, abs=1e-4)
 
 
+def test_pairs_are_scored_row_by_row(folder):
+    scorer = RewardModel(folder, dtype="float32")
+    pairs = Dataset.from_list(
+        [{"prompt": PROMPTS[i], "chosen": COMPLETIONS[i], "rejected": COMPLETIONS[i + 1]} for i in (0, 4, 8)]
+    )
+    chosen, rejected = scorer.score_pairs(pairs)
+    assert chosen == pytest.approx(
+        scorer([PROMPTS[i] for i in (0, 4, 8)], [COMPLETIONS[i] for i in (0, 4, 8)]), abs=1e-4
+    )
+    assert rejected == pytest.approx(
+        scorer([PROMPTS[i] for i in (0, 4, 8)], [COMPLETIONS[i + 1] for i in (0, 4, 8)]), abs=1e-4
+    )
+
+
 def test_long_texts_lose_their_beginning(folder):
     scorer = RewardModel(folder, dtype="float32", max_length=20)
     ids = token_ids(scorer.tokenizer, PROMPTS[9], COMPLETIONS[9])

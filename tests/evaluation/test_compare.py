@@ -1,0 +1,122 @@
+"""The recipe from its command line to the report, with tiny random models."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from recipes.compare import main
+from rlgen.errors import RlgenError
+from rlgen.evaluation import generations
+
+
+@pytest.fixture
+def setting(tmp_path: Path, tiny_llama: str) -> dict[str, str]:
+    """Two checkpoints that differ in weights alone, own prompts, and an own reward."""
+    from rlgen.tiny import tiny_model
+
+    other = tiny_model(tmp_path / "other", "llama", seed=1)
+    data = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": f"Say {i} things.", "completion": f"{i} things."} for i in range(12)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reward = tmp_path / "mine.py"
+    reward.write_text("def letters(completions, **_):\n    return [float(len(text)) for text in completions]\n")
+    return {"sft": tiny_llama, "ppo": other, "data": str(data), "reward": f"{reward}:letters"}
+
+
+def flags(setting: dict[str, str], folder: Path, *more: str) -> list[str]:
+    return [
+        *("--checkpoints", f"sft={setting['sft']}", f"ppo={setting['ppo']}"),
+        *("--dataset_name", setting["data"], "--reward", setting["reward"]),
+        *("--max_new_tokens", "4", "--output_dir", str(folder), *more),
+    ]
+
+
+def test_a_comparison_end_to_end(setting, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "compare"
+    main.__wrapped__(flags(setting, folder, "--num_samples", "2", "--temperature", "0.9"))
+    assert str(folder / "report.html") in capsys.readouterr().out
+    results = json.loads((folder / "results.json").read_text())
+    assert results["schema_version"] == 1
+    assert [checkpoint["name"] for checkpoint in results["checkpoints"]] == ["sft", "ppo"]
+    assert [measure["name"] for measure in results["measures"]] == [
+        *("letters", "rouge_l", "length", "truncated", "kl_sft", "distinct_2"),
+    ]
+    assert results["n_prompts"] == 12
+    assert results["heldout_check"]["unchecked"] == ["sft", "ppo"]
+    assert results["summary"]["ppo"]["T=0.9"]["kl_sft"]["mean"] > 0
+    assert "<h1>" in (folder / "report.html").read_text()
+
+    # A second run loads no model and says the same to the last digit.
+    monkeypatch.setattr(generations, "load_policy", lambda path: pytest.fail(f"{path} was loaded"))
+    main.__wrapped__(flags(setting, folder, "--num_samples", "2", "--temperature", "0.9"))
+    assert json.loads((folder / "results.json").read_text()) == results
+
+
+def test_kl_is_measured_on_as_many_prompts_as_asked_for(setting, tmp_path, monkeypatch):
+    monkeypatch.setattr(generations, "CHUNK", 4)
+    monkeypatch.setattr("rlgen.evaluation.compare.CHUNK", 4)
+    main.__wrapped__(flags(setting, tmp_path / "out", "--kl_rows", "6"))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    counts = {row["measure"]: row["n"] for row in results["comparisons"]}
+    assert counts == {"letters": 12, "rouge_l": 12, "length": 12, "truncated": 12, "kl_sft": 8}
+    assert results["summary"]["sft"]["greedy"]["kl_sft"]["n"] == 8
+
+
+def test_prompts_that_a_run_was_trained_on_are_refused(setting, tmp_path):
+    from rlgen.data import load_rows, row_hashes
+
+    run = tmp_path / "sft"
+    shutil.copytree(setting["sft"], run)
+    (run / "run.json").write_text("{}")
+    (run / "data").mkdir()
+    (run / "data" / "sft.hashes").write_text("\n".join(row_hashes(load_rows(setting["data"], columns=["prompt"]))[:3]))
+    with pytest.raises(RlgenError, match="3 of 12 held-out prompts occur in the sft data"):
+        main.__wrapped__(flags(setting | {"sft": str(run)}, tmp_path / "out"))
+
+
+def test_different_templates_are_refused_or_warned_about(setting, tmp_path):
+    changed = tmp_path / "changed"
+    shutil.copytree(setting["ppo"], changed)
+    template = changed / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|im_start|>", "<|start|>"))
+    data = tmp_path / "chat.jsonl"
+    rows = [{"prompt": [{"role": "user", "content": f"Say {i}."}]} for i in range(10)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    reward = tmp_path / "other.py"
+    reward.write_text("def words(completions, **_):\n    return [len(c[0]['content'].split()) for c in completions]\n")
+    mixed = setting | {"ppo": str(changed), "data": str(data), "reward": f"{reward}:words"}
+    with pytest.raises(RlgenError, match="do not see the same text: prompt 0 differs at character"):
+        main.__wrapped__(flags(mixed, tmp_path / "out"))
+    main.__wrapped__(flags(mixed, tmp_path / "out", "--allow_different_prompts", "true"))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert "do not see the same text" in results["warnings"][0]
+    assert results["summary"]["ppo"]["greedy"]["kl_sft"]["n"] == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--checkpoints", "runs/sft"], "NAME=PATH"),
+        (["--checkpoints", "a=x", "a=y"], "given twice"),
+        (["--checkpoints", "a=/nowhere/at/all"], "checkpoint a: .*nowhere"),
+        (["--kl_reference", "dpo"], "no checkpoint has that name"),
+        (["--num_samples", "2", "--temperature", "0"], "temperature above 0"),
+        (["--max_rows", "0"], "at least 1"),
+        (["--dataset_name", "missing.jsonl"], "missing.jsonl"),
+        (["--reward", "nosuchreward"], "nosuchreward"),
+        (["--reward_weights", "1", "2"], "2 reward weights for 1 rewards"),
+        (["--metrics", "nosuchmetric"], "nosuchmetric"),
+        (["--max_prompt", "3"], "max_prompt"),
+    ],
+)
+def test_bad_input_is_one_clear_line(setting, tmp_path, more, message):
+    with pytest.raises(RlgenError, match=message) as error:
+        main.__wrapped__(flags(setting, tmp_path / "out", *more))
+    assert "\n" not in str(error.value)
+
+
+def test_missing_checkpoints_are_asked_for(tmp_path):
+    with pytest.raises(RlgenError, match="checkpoints are missing"):
+        main.__wrapped__(["--output_dir", str(tmp_path)])

@@ -1,0 +1,77 @@
+"""Finding a task by name or by file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlgen.errors import ConfigError
+from rlgen.tasks import SPLITS, get_task, register_task, task_names
+
+OWN_TASK = """
+from datasets import Dataset
+from rlgen.data import conversational
+from rlgen.tasks import Task
+
+
+def polite(completions, **_):
+    return [float("please" in str(completion)) for completion in completions]
+
+
+def build(source=None):
+    rows = Dataset.from_list(
+        [{"prompt": conversational("Ask for tea."), "completion": conversational(source)}]
+    )
+    return Task("tea", "Ask politely.", lambda name, max_rows=None: rows, {"polite": 1.0}, {"polite": polite}, {}, 32, 8)
+"""
+
+
+def test_known_tasks() -> None:
+    assert "docstring" in task_names()
+    task = get_task("docstring")
+    assert (task.name, task.max_prompt_tokens, task.max_completion_tokens) == ("docstring", 256, 32)
+    assert set(task.rewards) <= set(task.reward_functions)
+    assert sum(task.rewards.values()) == pytest.approx(1.0)
+    assert "rouge_l" in task.metrics
+    assert "rouge_l" not in task.rewards
+    assert len(SPLITS) == 5
+
+
+def test_unknown_task_suggests_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown task 'docstrings' .*did you mean 'docstring'"):
+        get_task("docstrings")
+
+
+def test_a_name_is_registered_once() -> None:
+    register_task("docstring", "rlgen.tasks.docstring")
+    with pytest.raises(ConfigError, match="already registered"):
+        register_task("docstring", "elsewhere")
+
+
+def test_own_task_file(tmp_path: Path) -> None:
+    path = tmp_path / "tea.py"
+    path.write_text(OWN_TASK)
+    task = get_task(str(path), "Tea, please.")
+    assert task.split("rl")[0]["completion"][0]["content"] == "Tea, please."
+    assert task.reward_functions["polite"](completions=["please"]) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("x = 1", r"has no function build\(source\)"),
+        ("def build(source): return 1", "returned int, not"),
+        ("import nothing_here", "ModuleNotFoundError"),
+    ],
+)
+def test_bad_task_files(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "bad_task.py"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        get_task(str(path))
+
+
+def test_missing_task_file() -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        get_task("nowhere.py")

@@ -1,0 +1,312 @@
+"""Every recipe through its real command line, every shipped YAML, and every mistake a user is likely to make."""
+
+import dataclasses
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from recipes import quickstart
+from rlgen import config
+from rlgen.pipeline import flags
+from rlgen.tiny import tiny_model
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted(file.stem for file in (ROOT / "recipes").glob("[!_]*.py"))
+CONFIGS = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
+
+# The shortest command line of every recipe: a tiny model and own files, two steps. A new recipe needs a line here.
+TRAINING = "--max_steps 2 --per_device_train_batch_size 2 --logging_steps 1"
+MINIMAL = {
+    "sft": f"--model_name_or_path MODEL --dataset_name rows.jsonl --output_dir sft {TRAINING}",
+    "reward": f"--model_name_or_path MODEL --dataset_name rows.jsonl --reward my_rewards.py:shortness --min_margin 0 "
+    f"--num_generations 2 --max_completion_length 8 --output_dir reward {TRAINING}",
+    "ppo": "--model_name_or_path MODEL --dataset_name rows.jsonl --reward my_rewards.py:shortness --output_dir ppo "
+    "--per_device_train_batch_size 2 --steps_per_generation 1 --num_generations 2 --max_completion_length 8 "
+    "--critic_warmup_rollouts 0 --num_ppo_epochs 1 --max_steps 2",
+    "dpo": f"--model_name_or_path MODEL --dataset_name pairs.jsonl --output_dir dpo {TRAINING}",
+    "compare": "--checkpoints a=MODEL b=OTHER --dataset_name rows.jsonl --reward my_rewards.py:shortness "
+    "--max_new_tokens 8 --output_dir compare",
+    "quickstart": "--preset smoke --output_dir quickstart",
+}
+LEAVES = {
+    "sft": ["run.json", "metrics.jsonl", "config.json", "model.safetensors", "tokenizer_config.json"],
+    "reward": ["run.json", "metrics.jsonl", "model.safetensors", "evaluation.json", "pairs/train.jsonl"],
+    "ppo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors", "critic"],
+    "dpo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors"],
+    "compare": ["run.json", "results.json", "report.html"],
+    "quickstart": ["manifest.json", "report.html", "compare/results.json"],
+}
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
+MY_REWARDS = """
+def shortness(prompts, completions, **columns):
+    texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+    return [-float(len(text)) / 100 for text in texts]
+
+def raises(prompts, completions, **columns):
+    raise KeyError("no such thing")
+
+def nan(prompts, completions, **columns):
+    return [float("nan")] * len(completions)
+
+def too_few(prompts, completions, **columns):
+    return [1.0]
+"""
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder outside the checkout with a user's own models, rows, pairs and rewards."""
+    folder = tmp_path_factory.mktemp("work")
+    for family in ("llama", "gpt2"):
+        tiny_model(folder / family, family)
+        tiny_model(folder / f"{family}-other", family, seed=1)
+    rows = [{"prompt": f"Say {word}.", "completion": f"It is {word}."} for word in WORDS]
+    pairs = [{"prompt": f"Say {word}.", "chosen": f"It is {word}.", "rejected": "No."} for word in WORDS]
+    for name, content in {"rows": rows, "pairs": pairs, "no_prompt": [{"question": "a"}], "empty": []}.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    (folder / "my_rewards.py").write_text(MY_REWARDS)
+    (folder / "typo.yaml").write_text("lerning_rate: 1.0e-3\n")
+    (folder / "no_model").mkdir()
+    (folder / "a_file").touch()
+    return folder
+
+
+def arguments(recipe: str, family: str) -> list[str]:
+    line = MINIMAL[recipe].replace("MODEL", family).replace("OTHER", f"{family}-other")
+    return line.split()
+
+
+def script(recipe: str, words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_every_recipe_has_a_command_line_here() -> None:
+    assert sorted(MINIMAL) == sorted(LEAVES) == RECIPES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "quickstart"])
+def test_two_steps_through_the_real_command_line(recipe: str, workplace: Path, tmp_path: Path) -> None:
+    for file in workplace.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    done = script(recipe, arguments(recipe, "llama"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not [name for name in LEAVES[recipe] if not (tmp_path / recipe / name).exists()]
+    assert json.loads((tmp_path / recipe / "run.json").read_text())["finished"]
+    assert done.stdout.strip().splitlines()[-1].lstrip().startswith(("next:", "or:", "report:"))
+
+
+@pytest.mark.slow
+def test_a_gpt2_goes_through_all_recipes_one_upon_the_other(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in workplace.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    chain: dict[str, dict[str, str]] = {
+        "sft": {},
+        "reward": {"gpt2": "sft"},
+        "ppo": {"gpt2": "sft", "my_rewards.py:shortness": "my_rewards.py:shortness reward"},
+        "dpo": {"gpt2": "sft", "--dataset_name pairs.jsonl": "--pairs reward/pairs"},
+        "compare": {"a=gpt2 b=gpt2-other": "base=gpt2 sft=sft ppo=ppo dpo=dpo --reward_model reward"},
+    }
+    for recipe, changes in chain.items():
+        line = " ".join(arguments(recipe, "gpt2"))
+        for old, new in changes.items():
+            assert old in line
+            line = line.replace(old, new)
+        if recipe == "compare":
+            line = line.replace("rows.jsonl", "heldout.jsonl")
+            rows = [{"prompt": f"Tell {word}.", "completion": f"It is {word}."} for word in WORDS]
+            Path("heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        importlib.import_module(f"recipes.{recipe}").main(line.split())
+        assert not [name for name in LEAVES[recipe] if not (tmp_path / recipe / name).exists()]
+    results = json.loads(Path("compare/results.json").read_text())
+    assert {(row["a"], row["b"]) for row in results["comparisons"]} >= {("base", "sft"), ("sft", "ppo")}
+
+
+@pytest.mark.slow
+def test_the_quickstart_killed_in_the_middle_goes_on(tmp_path: Path) -> None:
+    words = arguments("quickstart", "llama")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(ROOT / "recipes" / "quickstart.py"), *words]
+    manifest = tmp_path / "quickstart" / "manifest.json"
+
+    def states() -> dict[str, Any]:
+        return {entry["name"]: entry for entry in json.loads(manifest.read_text())["stages"]}
+
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and not (manifest.exists() and states()["reward"]["state"] == "running"):
+            time.sleep(0.2)
+        process.kill()
+        assert process.stderr is not None
+        assert states()["sft"]["state"] == "finished", process.stderr.read().decode()
+    before = states()["sft"]
+    done = script("quickstart", words, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not [name for name in LEAVES["quickstart"] if not (tmp_path / "quickstart" / name).exists()]
+    assert {entry["state"] for entry in states().values()} == {"finished"}
+    assert states()["sft"] == before
+    data = json.loads(manifest.read_text())["data"]
+    assert {"sft", "preference", "rl", "heldout"} <= data.keys()
+    assert done.stdout.strip().splitlines()[-1] == f"report: {Path('quickstart') / 'report.html'}"
+
+
+# Help and configuration
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_help_is_for_newcomers(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        importlib.import_module(f"recipes.{recipe}").main(["--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert "--output_dir" in text
+    assert len(text.splitlines()) < 130
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_docstring_gives_the_command(recipe: str) -> None:
+    docstring = importlib.import_module(f"recipes.{recipe}").__doc__
+    assert f"    rlgen {recipe}" in docstring
+    assert docstring.partition("\n")[0].endswith(".")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_setting_of_a_recipe_is_explained(recipe: str) -> None:
+    module = importlib.import_module(f"recipes.{recipe}")
+    for kind in vars(module).values():
+        if dataclasses.is_dataclass(kind) and kind.__module__ == module.__name__:
+            for field in dataclasses.fields(kind):
+                assert field.name not in kind.__annotations__ or field.metadata.get("help"), field.name
+
+
+def test_every_setting_of_our_own_is_read_somewhere() -> None:
+    kinds = [config.ModelArguments, config.TaskArguments]
+    for recipe in RECIPES:
+        module = importlib.import_module(f"recipes.{recipe}")
+        kinds += [kind for kind in vars(module).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+    files = [file for folder in ("rlgen", "recipes") for file in (ROOT / folder).rglob("*.py")]
+    source = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    for base in {base for kind in kinds for base in kind.__mro__}:
+        if not base.__module__.startswith(("rlgen.", "recipes.")):
+            continue
+        libraries = [b for b in base.__mro__ if b.__module__.startswith(("trl.", "transformers."))]
+        inherited = {name for library in libraries for name in getattr(library, "__annotations__", {})}
+        for name in base.__annotations__.keys() - inherited:
+            assert re.search(rf"\.{name}\b", source), f"nothing reads {base.__name__}.{name}"
+
+
+class Parsed(Exception):
+    """Stops a recipe once it has read its settings."""
+
+
+@pytest.fixture
+def parse_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, list[str]], tuple[Any, ...]]:
+    """Lets a recipe read its command line and nothing more."""
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise Parsed(config.parse_arguments(*args, **kwargs))
+
+    def parse(recipe: str, words: list[str]) -> tuple[Any, ...]:
+        module = importlib.import_module(f"recipes.{recipe}")
+        monkeypatch.setattr(module, "parse_arguments", stop)
+        with pytest.raises(Parsed) as caught:
+            module.main.__wrapped__(words)
+        return caught.value.args[0]
+
+    return parse
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_every_shipped_yaml_loads(file: Path, parse_only: Callable[[str, list[str]], tuple[Any, ...]]) -> None:
+    if file.parent.name != "quickstart":
+        parse_only(file.stem, ["--config", str(file)])
+        return
+    preset = yaml.safe_load(file.read_text())
+    for stage, options in quickstart.stage_options(quickstart.QuickstartArguments(), preset, "MODEL").items():
+        parsed = parse_only(stage, flags(options))
+        values = {name: value for part in parsed for name, value in vars(part).items()}
+        assert values["output_dir"] == str(Path("runs/quickstart") / stage)
+        for key, value in preset["stages"][stage].items():
+            assert values[key] == (None if value == "none" else value), f"{stage}: {key}"
+
+
+def test_there_is_a_yaml_for_every_stage_of_the_docstring_task() -> None:
+    names = {file.stem for file in CONFIGS if file.parent.name == "docstring"}
+    assert {"sft", "reward", "ppo", "dpo"} <= names
+
+
+# Mistakes
+
+SFT = "--model_name_or_path llama --max_steps 1"
+PPO = "--model_name_or_path llama --dataset_name rows.jsonl --max_steps 1"
+MISTAKES = {
+    "unknown task": ("sft", f"{SFT} --task docstrin", "docstring"),
+    "missing column": ("sft", f"{SFT} --dataset_name no_prompt.jsonl", "question"),
+    "empty dataset": ("sft", f"{SFT} --dataset_name empty.jsonl", "empty.jsonl"),
+    "missing dataset": ("sft", f"{SFT} --dataset_name nowhere.jsonl", "nowhere.jsonl"),
+    "misspelt key": ("sft", "--config typo.yaml", "did you mean learning_rate?"),
+    "misspelt flag": ("ppo", f"{PPO} --kl_coeff 0.1", "did you mean --kl_coef?"),
+    "folder without a model": ("sft", "--model_name_or_path no_model --dataset_name rows.jsonl", "no_model"),
+    "unwritable output": ("sft", f"{SFT} --dataset_name rows.jsonl --output_dir a_file/run", "a_file"),
+    "unwritable quickstart": ("quickstart", "--preset smoke --output_dir a_file/run", "a_file"),
+    "unknown preset": ("quickstart", "--preset smoky", "--preset"),
+    "reward that raises": ("ppo", f"{PPO} --reward my_rewards.py:raises", "raises"),
+    "reward that is NaN": ("ppo", f"{PPO} --reward my_rewards.py:nan", "nan"),
+    "reward of wrong length": ("ppo", f"{PPO} --reward my_rewards.py:too_few", "too_few"),
+    "missing reward": ("ppo", f"{PPO} --reward my_rewards.py:shortnes", "shortness"),
+    "one weight too many": ("ppo", f"{PPO} --reward my_rewards.py:shortness --reward_weights 1 2", "weight"),
+    "pairs that are not there": ("dpo", "--model_name_or_path llama --pairs nowhere/pairs", "nowhere"),
+    "no checkpoints": ("compare", "", "--checkpoints"),
+    "checkpoint without a model": ("compare", "--checkpoints a=llama b=no_model", "no_model"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_clear_line(
+    mistake: str,
+    workplace: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe, line, message = MISTAKES[mistake]
+    monkeypatch.chdir(workplace)
+    words = line.split()
+    if "--output_dir" not in words:
+        words += ["--output_dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as left:
+        importlib.import_module(f"recipes.{recipe}").main(words)
+    assert left.value.code == 2
+    written = [text for text in capsys.readouterr().err.splitlines() if text]
+    assert written[-1].startswith("error: ")
+    assert message in written[-1]
+    assert len([text for text in written if text.startswith("error")]) == 1
+
+
+def test_a_folder_with_another_run_is_refused(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace)
+    main = importlib.import_module("recipes.sft").main
+    line = f"{SFT} --dataset_name no_prompt.jsonl --output_dir {tmp_path}/run"
+    for extra in ("", " --learning_rate 0.7"):
+        with pytest.raises(SystemExit):
+            main((line + extra).split())
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "learning_rate" in error
+    assert "0.7" in error
