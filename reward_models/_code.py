@@ -543,7 +543,7 @@ COMMONPLACE = frozenset(
     stem(word)
     for word in """
     list string number true false whether test check type name text tuple pair sequence dictionary mapping index
-    element key none default integer bytes character error exception create construct whether add remove read write message
+    element key none default integer bytes character error exception create construct add remove read write message
     first last end other same single default named optional internal underlying class module file line
     """.split()
 )

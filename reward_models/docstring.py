@@ -70,7 +70,7 @@ def grounding(completions: Sequence[Any], code: Sequence[str | None], **_: Any) 
     return _score(completions, code, _grounding)
 
 
-def no_echo(completions: Sequence[Any], code: Sequence[str | None], prompts: Any = None, **_: Any) -> Scores:
+def no_echo(completions: Sequence[Any], code: Sequence[str | None], **_: Any) -> Scores:
     """Score the absence of copying: plain English, not code said again.
 
     Range: [0, 1]; 1 for a sentence without raw code tokens, without runs of words in the order of the code, not made

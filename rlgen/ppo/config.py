@@ -92,13 +92,13 @@ class PPOConfig(GRPOConfig):
         default=None, metadata={"help": "Decoder layers below the critic; default two thirds of them."}
     )
     critic_width: int = field(default=0, metadata={"help": "Units of the critic's hidden layer; 0 for linear."})
-    critic_learning_rate: float = field(default=3e-4, metadata={"help": "Learning rate of the critic."})
-    critic_epochs: int = field(default=4, metadata={"help": "Passes of the critic over each rollout."})
-    critic_minibatches: int = field(default=4, metadata={"help": "Steps of the critic a pass."})
+    critic_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the critic."})
+    critic_epochs: int = field(default=2, metadata={"help": "Passes of the critic over the latest rollouts."})
+    critic_minibatches: int = field(default=4, metadata={"help": "Steps of the critic a pass and rollout."})
     critic_dropout: float = field(default=0.1, metadata={"help": "Dropout in the critic while it is fitted."})
     critic_weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of the critic."})
     critic_replay_rollouts: int = field(
-        default=8, metadata={"help": "Latest rollouts that each fit of the critic learns from; 1 for the new one only."}
+        default=16, metadata={"help": "Latest rollouts each fit of the critic learns from; 1 for the new one only."}
     )
     critic_warmup_rollouts: int = field(
         default=4, metadata={"help": "Rollouts of the starting policy that only the critic learns from."}

@@ -239,6 +239,7 @@ def test_the_critic_learns_what_a_prompt_is_worth(tiny_llama, tmp_path):
         learning_rate=0.0,
         kl_coef=0.0,
         critic_learning_rate=1e-2,
+        critic_replay_rollouts=4,
         cliprange_value=None,
     )
     trainer.train()

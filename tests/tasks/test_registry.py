@@ -23,7 +23,8 @@ def build(source=None):
     rows = Dataset.from_list(
         [{"prompt": conversational("Ask for tea."), "completion": conversational(source)}]
     )
-    return Task("tea", "Ask politely.", lambda name, max_rows=None: rows, {"polite": 1.0}, {"polite": polite}, {}, 32, 8)
+    rewards = {"polite": polite}
+    return Task("tea", "Ask politely.", lambda name, max_rows=None: rows, {"polite": 1.0}, rewards, {}, 32, 8)
 """
 
 
