@@ -22,6 +22,7 @@ from trl import DPOConfig, DPOTrainer
 from rlgen.config import ModelArguments, TaskArguments, parse_arguments, recipe, resolved_config
 from rlgen.data import check_disjoint, load_rows
 from rlgen.errors import ConfigError
+from rlgen.lm_head import project_labelled_tokens_only
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model, training_dtype
 from rlgen.runs import open_run
 from rlgen.tuning import freeze_below, peft_config
@@ -108,6 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         freeze_below(model, model_args.top_layers)
 
     # 3. Train
+    project_labelled_tokens_only()
     trainer = DPOTrainer(
         model=model,
         ref_model=load_policy(start, **options) if lora is None else None,

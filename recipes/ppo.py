@@ -3,10 +3,10 @@
     rlgen ppo --config recipes/configs/docstring/ppo.yaml
     rlgen ppo --model_name_or_path runs/sft --dataset_name rows.jsonl --reward my_rewards.py:politeness
 
-Needs a model that answers in the right form already (see `rlgen sft`) and rows with `prompt`; further columns reach the
-rewards as keyword arguments. The default settings take about nine minutes on two CPU cores. Leaves a LoRA adapter folder
-whose base is the model it started from (a plain model after full fine-tuning), the critic in critic/, run.json and
-metrics.jsonl. The same command goes on with an interrupted run.
+Needs a model that answers in the right form already (see `rlgen sft`) and rows with `prompt`; further columns reach
+the rewards as keyword arguments. The docstring settings take about ten minutes on two CPU cores. Leaves an adapter
+folder whose base is the model it started from (a plain model after full fine-tuning), the critic in critic/, run.json
+and metrics.jsonl. The same command goes on with an interrupted run.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from transformers import set_seed
 
 from rlgen.config import ModelArguments, TaskArguments, parse_arguments, recipe, resolved_config
 from rlgen.data import check_disjoint, load_rows
+from rlgen.errors import ConfigError
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model, training_dtype
 from rlgen.ppo import PPOConfig, PPOTrainer
 from rlgen.rewards import check_rewards, load_rewards
@@ -37,15 +38,15 @@ class PPOArguments(PPOConfig):
             "reward model; default are the task's. Weights: --reward_weights."
         },
     )
+    bf16: bool | None = field(default=None, metadata={"help": "Mixed precision; default where the device is fast."})
     eval_strategy: str = field(default="no", metadata={"help": "When to score samples for validation prompts."})
-    save_steps: float = field(default=80, metadata={"help": "Checkpoint every so many steps, at whole rollouts."})
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})
     disable_tqdm: bool | None = field(default=True, metadata={"help": "Leave the progress display to rlgen."})
 
     def __post_init__(self) -> None:
         """Choose the number format that this machine is fast in."""
-        if self.bf16 is None and not self.fp16:
-            self.bf16 = training_dtype() == torch.bfloat16
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and training_dtype() == torch.bfloat16
         if not torch.accelerator.is_available():
             self.use_cpu, self.dataloader_pin_memory = True, False
         super().__post_init__()
@@ -74,12 +75,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = load_rows(
             data.dataset_name, columns=["prompt"], split=data.dataset_train_split, max_rows=data.max_train_rows
         )
-    else:
+    elif task is not None:
         rows = task.split("rl", data.max_train_rows)
+    else:
+        raise ConfigError("there are no rows to train on; give --task NAME or --dataset_name FILE")
     validation = None
     if args.eval_strategy != "no" and data.eval_dataset_name:
         validation = load_rows(data.eval_dataset_name, columns=["prompt"], max_rows=data.max_eval_rows or 64)
-    elif args.eval_strategy != "no" and not data.dataset_name:
+    elif args.eval_strategy != "no" and task is not None and not data.dataset_name:
         validation = task.split("validation", data.max_eval_rows or 64)
     run.record_data("rl", rows)
     if validation is None:
@@ -94,9 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # 3. Model
     set_seed(args.seed)
-    start = starting_model(
-        model_args.model_name_or_path, args.output_dir, trust_remote_code=args.trust_remote_code
-    )
+    start = starting_model(model_args.model_name_or_path, args.output_dir, trust_remote_code=args.trust_remote_code)
     tokenizer = load_tokenizer(start, trust_remote_code=args.trust_remote_code)
     model = load_policy(
         start,

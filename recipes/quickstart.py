@@ -22,6 +22,7 @@ from rlgen.display import chain_display
 from rlgen.pipeline import Stage, flags, open_manifest, run_stages
 from rlgen.progress import format_seconds
 from rlgen.runs import write_atomic
+from rlgen.tasks import get_task
 from rlgen.tiny import tiny_model
 
 PRESETS = Path(__file__).parent / "configs" / "quickstart"
@@ -52,14 +53,17 @@ def stage_options(args: QuickstartArguments, preset: dict[str, Any], base: str) 
     run = Path(args.output_dir)
     task = {"task": "docstring", "task_source": args.task_source, "seed": args.seed}
     sft, reward, ppo, dpo = (str(run / name) for name in STAGES[:4])
+    # PPO optimizes the task's rewards and the trained reward model together; the comparison measures the same sum.
+    rewards = {**get_task("docstring").rewards, reward: preset["reward_model_weight"]}
+    mix: dict[str, Any] = {"reward": list(rewards), "reward_weights": list(rewards.values())}
     wiring: dict[str, dict[str, Any]] = {
         "sft": {"model_name_or_path": base},
         "reward": {"model_name_or_path": sft},
-        "ppo": {"model_name_or_path": sft},
+        "ppo": {"model_name_or_path": sft, **mix},
         "dpo": {"model_name_or_path": sft, "pairs": f"{reward}/pairs"},
         "compare": {
             "checkpoints": [f"base={base}", f"sft={sft}", f"ppo={ppo}", f"dpo={dpo}"],
-            "reward_model": reward,
+            **mix,
         },
     }
     return {name: {"output_dir": str(run / name), **task, **wiring[name], **preset["stages"][name]} for name in STAGES}

@@ -19,6 +19,7 @@ from trl import SFTConfig, SFTTrainer
 
 from rlgen.config import ModelArguments, TaskArguments, parse_arguments, recipe, resolved_config
 from rlgen.data import check_disjoint, load_rows
+from rlgen.lm_head import project_labelled_tokens_only
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model, training_dtype
 from rlgen.runs import open_run
 from rlgen.tasks import get_task
@@ -106,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         freeze_below(model, model_args.top_layers)
 
     # 3. Train
+    project_labelled_tokens_only()
     trainer = SFTTrainer(
         model=model,
         args=args,

@@ -26,7 +26,6 @@ COMMON_FLAGS = {
     "per_device_train_batch_size": "Rows per device and step.",
     "gradient_accumulation_steps": "Batches that are added up before each optimizer step.",
     "max_length": "Longest sequence in tokens; what is longer is cut.",
-    "beta": "How strongly the policy is held near its reference.",
     "logging_steps": "Log every so many steps; below 1 it is a share of the whole run.",
     "eval_steps": "Evaluate every so many steps; below 1 it is a share of the whole run.",
     "save_steps": "Save a checkpoint every so many steps; below 1 it is a share of the whole run.",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 PROMPT, PADDING = 0, -1
 
@@ -147,7 +148,7 @@ def token_logprobs(
     return template.masked_scatter(keep, taken), entropy
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> PreTrainedModel:
     """The model inside a wrapper for distributed training."""
     while hasattr(model, "module") and isinstance(model.module, nn.Module):
         model = model.module
@@ -155,7 +156,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _select_tokens(model: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
+def _select_tokens(model: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterator[None]:
     """Let the LM head see the hidden states of M chosen tokens only, as a matrix (M, H).
 
     A matrix, not a batch: a batch sends bfloat16 products on CPUs through a path that copies the weights.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rlgen.config import ModelArguments
 
 
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
+def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     """The stack of decoder layers of a causal model, PEFT-wrapped or not.
 
     Raises:
@@ -74,7 +74,7 @@ def freeze_below(model: PreTrainedModel, top_layers: int | None) -> None:
             parameter.requires_grad_(True)
 
 
-def first_trained_layer(model: nn.Module, top_layers: int) -> int:
+def first_trained_layer(model: PreTrainedModel, top_layers: int) -> int:
     """Index of the lowest decoder layer that trains when `top_layers` do."""
     count = len(decoder_layers(model))
     if not 1 <= top_layers <= count:

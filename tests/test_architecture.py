@@ -26,6 +26,7 @@ LEVELS = {
     "rlgen.rewards": 3,
     "rlgen.tasks": 3,
     "rlgen.tuning": 2,
+    "rlgen.lm_head": 2,
     "rlgen.generation": 2,
     "rlgen.scoring": 2,
     "rlgen.models": 1,

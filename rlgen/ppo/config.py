@@ -72,6 +72,7 @@ class PPOConfig(GRPOConfig):
     disable_dropout: bool = field(default=True, metadata={"help": "Turn dropout off in the policy."})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade time for memory."})
     logging_steps: float = field(default=1, metadata={"help": "Log every N optimizer steps."})
+    save_steps: float = field(default=80, metadata={"help": "Checkpoint every so many steps, at whole rollouts."})
     report_to: str | list[str] | None = field(default="none", metadata={"help": "Where TRL reports to, e.g. trackio."})
     num_ppo_epochs: int = field(default=2, metadata={"help": "Passes over each rollout."})
     total_episodes: int | None = field(
@@ -124,6 +125,7 @@ class PPOConfig(GRPOConfig):
         except ValueError as error:
             raise ConfigError(f"PPO settings don't fit together: {error}") from error
         self.num_generations = int(requested)
+        assert self.steps_per_generation is not None  # GRPOConfig has filled it in
         updates = self.steps_per_generation * self.num_ppo_epochs
         if updates % self.gradient_accumulation_steps:
             raise ConfigError(

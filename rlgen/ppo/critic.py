@@ -79,6 +79,7 @@ class Critic(nn.Module):
         self.head = nn.Linear(width or features, 1)
         nn.init.zeros_(self.head.weight)  # starts as a constant, the mean return of the first fit
         nn.init.zeros_(self.head.bias)
+        self.fitted: Tensor
         self.register_buffer("fitted", torch.tensor(False))
         self.replay: deque[tuple[Tensor, Tensor]] = deque(maxlen=replay_rollouts)
         self.to(device)
@@ -86,7 +87,8 @@ class Critic(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Values (M,) of states with features (M, F)."""
-        return self.head(self.body(features.float()))[:, 0]
+        values: Tensor = self.head(self.body(features.float()))[:, 0]
+        return values
 
     @torch.no_grad()
     def values(self, features: Tensor) -> Tensor:
@@ -136,7 +138,8 @@ class Critic(nn.Module):
                 self.optimizer.zero_grad()
                 loss.mean().backward()
                 for parameter in self.parameters():
-                    parameter.grad = mean_gradient(parameter.grad)
+                    if parameter.grad is not None:
+                        parameter.grad = mean_gradient(parameter.grad)
                 nn.utils.clip_grad_norm_(self.parameters(), 1.0)
                 self.optimizer.step()
                 losses.append(float(loss.detach().mean()))

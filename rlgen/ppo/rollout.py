@@ -10,7 +10,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from rlgen.ppo.critic import critic_features
 from rlgen.ppo.trunk import record_hidden, replay_hidden
@@ -76,8 +78,8 @@ def group_completions(
 
 
 def score_rollout(
-    policy: nn.Module,
-    reference: nn.Module | None,
+    policy: PreTrainedModel | PeftModel,
+    reference: PreTrainedModel | None,
     packed: PackedRows,
     *,
     critic_layer: int,

@@ -69,7 +69,7 @@ class PPOTrainer(GRPOTrainer):
     ) -> None:
         if isinstance(model, str):
             model = load_policy(model, dtype="auto" if peft_config else "float32", merge=True)
-        self.reference: nn.Module | None = None
+        self.reference: PreTrainedModel | None = None
         if peft_config is None and not isinstance(model, PeftModel):
             self.reference = copy.deepcopy(model).eval().requires_grad_(False)
         super().__init__(
@@ -101,7 +101,7 @@ class PPOTrainer(GRPOTrainer):
         self._rewards_per_func: Tensor | None = None
         self._reference_checked = False
 
-    def _critic_layer(self, policy: nn.Module) -> int:
+    def _critic_layer(self, policy: PreTrainedModel) -> int:
         count = len(decoder_layers(policy))
         layer = round(count * 2 / 3) if self.args.critic_layer is None else self.args.critic_layer
         if not 1 <= layer <= count:
@@ -194,6 +194,7 @@ class PPOTrainer(GRPOTrainer):
     def _local_scores(self, rows: int, completions: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Weighted scores (B,) of this process's completions, and whether any reward applied to them (B,)."""
         start = self.accelerator.process_index * rows
+        assert self._rewards_per_func is not None  # TRL has just computed them
         per_func = self._rewards_per_func[start : start + rows]
         scorable = ~per_func.isnan().all(1)
         scores = (per_func * self.reward_weights.to(per_func.device)).nansum(1)
