@@ -8,6 +8,8 @@ checkpoints of 135M parameters and 256 prompts take about four minutes on two CP
 in docs/results.md), report.html, and what was generated, which a second run with more checkpoints or measures reuses.
 """
 
+import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
+
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field

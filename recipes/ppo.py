@@ -9,6 +9,8 @@ folder whose base is the model it started from (a plain model after full fine-tu
 and metrics.jsonl. The same command goes on with an interrupted run.
 """
 
+import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

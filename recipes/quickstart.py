@@ -7,6 +7,8 @@ Needs nothing but this package and, once, the embedded model (93 MB, fetched and
 sub-folder per stage, `manifest.json` and `report.html`. Stop it whenever you like: the same command goes on.
 """
 
+import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
+
 import importlib
 import json
 import shutil

@@ -74,7 +74,7 @@ def open_run(output_dir: str | Path, *, stage: str, config: dict[str, Any]) -> "
     path = Path(output_dir)
     config = json.loads(json.dumps(config, default=str))
     record = _read_record(path)
-    if record is not None:
+    if record is not None and not _barely_begun(path, record):
         _check_same_run(path, record, stage, config)
         return Run(path, record)
     record = {
@@ -251,6 +251,11 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     if not isinstance(record, dict) or not {"stage", "config", "finished", "data"} <= record.keys():
         raise RunError(f"{file} was not written by rlgen: choose another --output_dir")
     return record
+
+
+def _barely_begun(path: Path, record: dict[str, Any]) -> bool:
+    """Whether nothing was computed yet: a mistake in the settings must not bar the folder to the corrected command."""
+    return record["finished"] is None and {entry.name for entry in path.iterdir()} <= {"run.json", "data"}
 
 
 def _check_same_run(path: Path, record: dict[str, Any], stage: str, config: dict[str, Any]) -> None:

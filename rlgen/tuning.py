@@ -59,6 +59,7 @@ def peft_config(args: "ModelArguments", model: PreTrainedModel, task_type: str =
         use_dora=args.use_dora,
         modules_to_save=args.lora_modules_to_save or (["score"] if task_type == "SEQ_CLS" else None),
         bias="none",
+        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),  # GPT-2's layout
     )
 
 

@@ -164,7 +164,7 @@ def test_trivial_rankers_by_hand():
 
 
 def test_the_evaluation_by_hand():
-    pairs = pairs_of(("p0", "aaaa", "bbbb"), ("p0", "aa", "bbbbbb"), ("p1", "a" * 20, "b" * 19), ("p2", "a", "bbb"))
+    pairs = pairs_of(("p0", "aaaa", "bbbb"), ("p0", "aa", "bbbbbb"), ("p1", "a" * 20, "b" * 19), ("p2", "aaaa", "bbb"))
     pairs = pairs.add_column("source", [HUMAN, HUMAN, BETTER, BETTER])
     report = evaluate_pairs(pairs, [1.0, 0.0, 2.0, 5.0], [0.0, 1.0, 2.0, 4.0])
     assert report["accuracy"] == pytest.approx((1 + 0 + 0.5 + 1) / 4)

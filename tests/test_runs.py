@@ -82,12 +82,23 @@ def test_what_changes_no_result_may_change(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     open_again(tmp_path)
+    (tmp_path / "metrics.jsonl").touch()  # something was computed
     with pytest.raises(RunError, match=r"learning_rate \(there 0.001, now 0.002\)") as caught:
         open_again(tmp_path, learning_rate=2e-3)
     assert "output_dir" in str(caught.value)
     assert "\n" not in str(caught.value)
     with pytest.raises(RunError, match="holds a run of 'sft', not of 'ppo'"):
         open_again(tmp_path, stage="ppo")
+
+
+def test_a_run_that_failed_before_computing_anything_may_be_corrected(tmp_path: Path) -> None:
+    run = open_again(tmp_path)
+    run.record_data("sft", Dataset.from_dict({"prompt": ["a"]}))
+    corrected = open_again(tmp_path, learning_rate=2e-3)
+    assert corrected.record["config"]["learning_rate"] == 2e-3
+    corrected.finish({})
+    with pytest.raises(RunError, match="learning_rate"):
+        open_again(tmp_path, learning_rate=3e-3)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"stage": "sft"}'])
@@ -132,6 +143,7 @@ def test_data_is_recorded_with_one_hash_per_row(tmp_path: Path) -> None:
 
 def test_other_rows_under_the_same_name_are_refused(tmp_path: Path) -> None:
     open_again(tmp_path).record_data("sft", Dataset.from_dict({"prompt": ["a", "b"]}))
+    (tmp_path / "metrics.jsonl").touch()  # something was computed
     with pytest.raises(RunError, match="'sft' rows are not those this run began with"):
         open_again(tmp_path).record_data("sft", Dataset.from_dict({"prompt": ["a", "x"]}))
 

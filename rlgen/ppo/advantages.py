@@ -122,7 +122,6 @@ def explained_variance(predictions: Tensor, targets: Tensor) -> float:
     Returns:
         At most 1; NaN if the targets do not vary.
     """
-    variance = targets.var(correction=0)
-    if targets.numel() == 0 or variance == 0:
+    if targets.numel() == 0 or targets.var(correction=0) == 0:
         return float("nan")
-    return float(1 - (targets - predictions).var(correction=0) / variance)
+    return float(1 - (targets - predictions).var(correction=0) / targets.var(correction=0))

@@ -131,19 +131,22 @@ class Critic(nn.Module):
         self.train()
         losses, clipped = [], []
         for _ in range(epochs):
-            for chunk in torch.randperm(len(features), device=features.device).chunk(minibatches * len(self.replay)):
+            order = torch.randperm(len(features), device=features.device)
+            # tensor_split, not chunk: every process must take the same number of steps, if need be over no rows
+            for chunk in order.tensor_split(minibatches * len(self.replay)):
                 loss, was_clipped = value_loss(
                     self(features[chunk]), old_values[chunk], returns[chunk], cliprange_value
                 )
+                mean = loss.sum() / max(len(chunk), 1)
                 self.optimizer.zero_grad()
-                loss.mean().backward()
+                mean.backward()
                 for parameter in self.parameters():
                     if parameter.grad is not None:
                         parameter.grad = mean_gradient(parameter.grad)
                 nn.utils.clip_grad_norm_(self.parameters(), 1.0)
                 self.optimizer.step()
-                losses.append(float(loss.detach().mean()))
-                clipped.append(float(was_clipped.float().mean()))
+                losses.append(float(mean.detach()))
+                clipped.append(float(was_clipped.sum()) / max(len(chunk), 1))
         return sum(losses) / len(losses), sum(clipped) / len(clipped)
 
     def save(self, folder: str | Path) -> None:

@@ -87,15 +87,17 @@ class PPOTrainer(GRPOTrainer):
         policy = unwrapped(self.model)
         self.trunk_depth = frozen_depth(policy) if args.cache_trunk and self.reference is None else 0
         self.critic_layer = self._critic_layer(policy)
-        self.critic = Critic(
-            policy.config.get_text_config().hidden_size,
-            width=args.critic_width,
-            learning_rate=args.critic_learning_rate,
-            dropout=args.critic_dropout,
-            weight_decay=args.critic_weight_decay,
-            replay_rollouts=args.critic_replay_rollouts,
-            device=self.accelerator.device,
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(args.seed)  # TRL has seeded each process differently; critics must start alike
+            self.critic = Critic(
+                policy.config.get_text_config().hidden_size,
+                width=args.critic_width,
+                learning_rate=args.critic_learning_rate,
+                dropout=args.critic_dropout,
+                weight_decay=args.critic_weight_decay,
+                replay_rollouts=args.critic_replay_rollouts,
+                device=self.accelerator.device,
+            )
         # Siblings share one packed row where the attention kernel takes a mask that hides them from each other.
         self._shares_prompts = policy.config._attn_implementation in ("sdpa", "eager")
         self._rewards_per_func: Tensor | None = None

@@ -54,7 +54,7 @@ class RewardModel:
         remote_code = bool(model_options.get("trust_remote_code", False))
         self.tokenizer = load_tokenizer(name_or_path, trust_remote_code=remote_code)
         self.model = prepare_for_scoring(_load(name_or_path, model_options), self.tokenizer)
-        self.model.to(device or _default_device())  # type: ignore[arg-type]
+        self.model.to(device or _default_device())
         if self.model.config.num_labels != 1:
             raise RewardError(f"reward model {name_or_path} has {self.model.config.num_labels} outputs; it needs one")
         self.batch_size = batch_size
