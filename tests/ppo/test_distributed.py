@@ -26,7 +26,8 @@ def test_two_processes_train_together_and_save_one_folder(tiny_llama, tmp_path):
     rows = [{"prompt": f"Say {'odd' if i % 3 else 'even'} number {i}"} for i in range(48)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", str(root / "recipes" / "ppo.py")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += [str(root / "recipes" / "ppo.py")]
     command += f"--model_name_or_path {tiny_llama} --dataset_name rows.jsonl --reward reward.py:short".split()
     command += "--output_dir out --max_steps 8 --per_device_train_batch_size 4 --steps_per_generation 2".split()
     command += "--num_generations 2 --max_completion_length 8 --top_layers 2 --critic_warmup_rollouts 1".split()
