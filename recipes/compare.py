@@ -11,6 +11,7 @@ in docs/results.md), report.html, and what was generated, which a second run wit
 import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -87,6 +88,8 @@ class CompareArguments:
 @recipe
 def main(argv: Sequence[str] | None = None) -> None:
     """Generate, measure, test, report."""
+    if os.environ.get("RANK", "0") != "0":
+        return  # one process of a launched group does all of it
     args, data = parse_arguments(
         (CompareArguments, TaskArguments), description="Compare checkpoints on held-out prompts.", argv=argv
     )

@@ -15,16 +15,16 @@ from pathlib import Path
 
 import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
 
-import torch
 from transformers import set_seed
 from trl import DPOConfig, DPOTrainer
 
-from rlgen.config import ModelArguments, TaskArguments, parse_arguments, recipe, resolved_config
+from rlgen.config import ModelArguments, TaskArguments, fit_to_machine, parse_arguments, recipe, resolved_config
 from rlgen.data import check_disjoint, load_rows
 from rlgen.errors import ConfigError
 from rlgen.lm_head import project_labelled_tokens_only
-from rlgen.models import load_policy, load_tokenizer, save_model, starting_model, training_dtype
+from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
 from rlgen.runs import open_run
+from rlgen.tasks import get_task
 from rlgen.tuning import freeze_below, peft_config
 
 
@@ -52,10 +52,7 @@ class DPOArguments(DPOConfig):
 
     def __post_init__(self) -> None:
         """Choose the number format that this machine is fast in."""
-        if self.bf16 is None:
-            self.bf16 = not self.fp16 and training_dtype() == torch.bfloat16
-        if not torch.accelerator.is_available():
-            self.use_cpu, self.dataloader_pin_memory = True, False
+        fit_to_machine(self)
         super().__post_init__()
 
 
@@ -69,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if bool(args.pairs) == bool(data.dataset_name):
         raise ConfigError("give the pairs: either --pairs DIR/pairs of a reward run, or --dataset_name with own pairs")
+    if data.task:
+        get_task(data.task, data.task_source)  # pairs need no task, but a misspelt one is a mistake
     run = open_run(args.output_dir, stage="dpo", config=resolved_config(args, data, model_args))
     next_command = (
         f"next: rlgen compare --checkpoints sft={model_args.model_name_or_path} dpo={args.output_dir} "
@@ -96,10 +95,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # 2. Model; the reference is the same model with the adapter switched off, or a copy in full fine-tuning
     set_seed(args.seed)
-    start = starting_model(model_args.model_name_or_path, args.output_dir, trust_remote_code=args.trust_remote_code)
+    with args.main_process_first(desc="base model"):
+        start = starting_model(
+            model_args.model_name_or_path, args.output_dir, trust_remote_code=args.trust_remote_code
+        )
     tokenizer = load_tokenizer(start, trust_remote_code=args.trust_remote_code)
     options = {
-        "dtype": "float32" if model_args.dtype == "auto" and not model_args.use_peft else model_args.dtype,
+        "dtype": model_args.weights_dtype,
         "trust_remote_code": args.trust_remote_code,
         "attn_implementation": model_args.attn_implementation,
     }
@@ -120,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         peft_config=lora,
         callbacks=run.callbacks(),
     )
-    result = trainer.train(resume_from_checkpoint=run.last_checkpoint())
+    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or run.last_checkpoint())
 
     # 4. Save
     if trainer.is_world_process_zero():

@@ -15,13 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from transformers import set_seed
 
-from rlgen.config import ModelArguments, TaskArguments, parse_arguments, recipe, resolved_config
+from rlgen.config import ModelArguments, TaskArguments, fit_to_machine, parse_arguments, recipe, resolved_config
 from rlgen.data import check_disjoint, load_rows
 from rlgen.errors import ConfigError
-from rlgen.models import load_policy, load_tokenizer, save_model, starting_model, training_dtype
+from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
 from rlgen.ppo import PPOConfig, PPOTrainer
 from rlgen.rewards import check_rewards, load_rewards
 from rlgen.runs import open_run
@@ -47,10 +46,7 @@ class PPOArguments(PPOConfig):
 
     def __post_init__(self) -> None:
         """Choose the number format that this machine is fast in."""
-        if self.bf16 is None:
-            self.bf16 = not self.fp16 and training_dtype() == torch.bfloat16
-        if not torch.accelerator.is_available():
-            self.use_cpu, self.dataloader_pin_memory = True, False
+        fit_to_machine(self)
         super().__post_init__()
 
 
@@ -94,17 +90,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         run.record_data("validation", validation)
 
     # 2. Rewards, tried on two rows before anything long starts
-    rewards, args.reward_weights = load_rewards(args.reward, args.reward_weights, task)
+    rewards, args.reward_weights = load_rewards(
+        args.reward,
+        args.reward_weights,
+        task,
+        own_rows=bool(data.dataset_name),
+        model_options={"trust_remote_code": args.trust_remote_code},
+    )
     check_rewards(rewards, rows.select(range(min(2, len(rows)))))
 
     # 3. Model
     set_seed(args.seed)
-    start = starting_model(model_args.model_name_or_path, args.output_dir, trust_remote_code=args.trust_remote_code)
+    with args.main_process_first(desc="base model"):
+        start = starting_model(
+            model_args.model_name_or_path, args.output_dir, trust_remote_code=args.trust_remote_code
+        )
     tokenizer = load_tokenizer(start, trust_remote_code=args.trust_remote_code)
     model = load_policy(
         start,
-        # Full fine-tuning needs weights that small steps can move; autocast makes the arithmetic fast all the same.
-        dtype="float32" if model_args.dtype == "auto" and not model_args.use_peft else model_args.dtype,
+        dtype=model_args.weights_dtype,
         trust_remote_code=args.trust_remote_code,
         attn_implementation=model_args.attn_implementation,
     )
@@ -123,12 +127,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         peft_config=adapter,
         callbacks=run.callbacks(),
     )
-    result = trainer.train(resume_from_checkpoint=run.last_checkpoint())
+    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or run.last_checkpoint())
 
     # 5. Save
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, args.output_dir, merge=False)
-        trainer.critic.save(Path(args.output_dir) / "critic")
+        trainer.critic.save(Path(args.output_dir) / "critic", for_resuming=False)
         last = {key: value for row in trainer.state.log_history for key, value in row.items() if "reward" in key}
         run.finish({**result.metrics, **last})
     print(next_command)

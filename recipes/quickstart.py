@@ -11,6 +11,7 @@ import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below rea
 
 import importlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import yaml
 
 from rlgen.config import parse_arguments, recipe
 from rlgen.display import chain_display
+from rlgen.errors import ConfigError
 from rlgen.pipeline import Stage, flags, open_manifest, run_stages
 from rlgen.progress import format_seconds
 from rlgen.runs import write_atomic
@@ -55,9 +57,11 @@ def stage_options(args: QuickstartArguments, preset: dict[str, Any], base: str) 
     run = Path(args.output_dir)
     task = {"task": "docstring", "task_source": args.task_source, "seed": args.seed}
     sft, reward, ppo, dpo = (str(run / name) for name in STAGES[:4])
-    # PPO optimizes the task's rewards and the trained reward model together; the comparison measures the same sum.
-    rewards = {**get_task("docstring").rewards, reward: preset["reward_model_weight"]}
-    mix: dict[str, Any] = {"reward": list(rewards), "reward_weights": list(rewards.values())}
+    # What PPO optimizes is what the comparison adds up; a reward model that is no part of it is measured beside it.
+    mix: dict[str, Any] = {}
+    if preset["reward_model_weight"]:
+        rewards = {**get_task("docstring").rewards, reward: preset["reward_model_weight"]}
+        mix = {"reward": list(rewards), "reward_weights": list(rewards.values())}
     wiring: dict[str, dict[str, Any]] = {
         "sft": {"model_name_or_path": base},
         "reward": {"model_name_or_path": sft},
@@ -65,7 +69,7 @@ def stage_options(args: QuickstartArguments, preset: dict[str, Any], base: str) 
         "dpo": {"model_name_or_path": sft, "pairs": f"{reward}/pairs"},
         "compare": {
             "checkpoints": [f"base={base}", f"sft={sft}", f"ppo={ppo}", f"dpo={dpo}"],
-            **mix,
+            **(mix or {"reward_model": reward}),
         },
     }
     return {name: {"output_dir": str(run / name), **task, **wiring[name], **preset["stages"][name]} for name in STAGES}
@@ -88,6 +92,8 @@ def build_tiny_model(folder: Path, seed: int) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the chain."""
     (args,) = parse_arguments([QuickstartArguments], description=__doc__.partition("\n")[0], argv=argv)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("quickstart runs in one process; launch the single recipes on several")
     run = Path(args.output_dir)
     preset = yaml.safe_load((PRESETS / f"{args.preset}.yaml").read_text(encoding="utf-8"))
     model = args.model_name_or_path or preset["model"]

@@ -21,15 +21,14 @@ from pathlib import Path
 
 import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
 
-import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig, RewardTrainer
 
-from rlgen.config import ModelArguments, TaskArguments, parse_arguments, recipe, resolved_config
+from rlgen.config import ModelArguments, TaskArguments, fit_to_machine, parse_arguments, recipe, resolved_config
 from rlgen.data import check_disjoint, load_rows
 from rlgen.generation import Completion, generate
-from rlgen.models import load_policy, load_reward_model, load_tokenizer, save_model, starting_model, training_dtype
+from rlgen.models import load_policy, load_reward_model, load_tokenizer, save_model, starting_model
 from rlgen.preferences import build_pairs, evaluate_pairs, sample_once, split_pairs, write_jsonl
 from rlgen.rewards import check_rewards, load_rewards, weighted_sum
 from rlgen.rewards.model import STATISTICS, RewardModel
@@ -84,10 +83,7 @@ class RewardArguments(RewardConfig):
 
     def __post_init__(self) -> None:
         """Choose the number format that this machine is fast in."""
-        if self.bf16 is None:
-            self.bf16 = not self.fp16 and training_dtype() == torch.bfloat16
-        if not torch.accelerator.is_available():
-            self.use_cpu, self.dataloader_pin_memory = True, False
+        fit_to_machine(self)
         super().__post_init__()
 
 
@@ -110,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
 
     # 1. Pairs: given, or built once from samples of the starting model; held-out ones share no prompt with the others
-    start = starting_model(policy, folder, trust_remote_code=args.trust_remote_code)
+    with args.main_process_first(desc="base model"):
+        start = starting_model(policy, folder, trust_remote_code=args.trust_remote_code)
     tokenizer = load_tokenizer(start, trust_remote_code=args.trust_remote_code)
     files = {name: folder / "pairs" / f"{name}.jsonl" for name in ("train", "heldout")}
     with args.main_process_first(desc="making pairs"):
@@ -129,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_seed(args.seed)
     model = load_reward_model(
         start,
-        dtype="float32" if model_args.dtype == "auto" and not model_args.use_peft else model_args.dtype,
+        dtype=model_args.weights_dtype,
         trust_remote_code=args.trust_remote_code,
     )
     lora = peft_config(model_args, model, "SEQ_CLS")
@@ -142,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model=model,
         args=args,
         train_dataset=train.select_columns(columns),
+        eval_dataset=heldout.select_columns(columns) if args.eval_strategy != "no" else None,
         processing_class=tokenizer,
         peft_config=lora,
         callbacks=run.callbacks(),
@@ -150,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-    result = trainer.train(resume_from_checkpoint=run.last_checkpoint())
+    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or run.last_checkpoint())
     if not trainer.is_world_process_zero():
         return
 
@@ -197,21 +195,33 @@ def make_pairs(
     else:
         task = task or get_task("docstring", data.task_source)
         rows = task.split("preference", data.max_train_rows)
-    functions, weights = load_rewards(pair_args.reward, pair_args.reward_weights, task)
+    functions, weights = load_rewards(
+        pair_args.reward,
+        pair_args.reward_weights,
+        task,
+        own_rows=bool(data.dataset_name),
+        model_options={"trust_remote_code": args.trust_remote_code},
+    )
     check_rewards(functions, rows)
-    model = load_policy(start, dtype=model_args.dtype, trust_remote_code=args.trust_remote_code).to(args.device)
+    model = load_policy(
+        start,
+        dtype=model_args.dtype,
+        trust_remote_code=args.trust_remote_code,
+        attn_implementation=model_args.attn_implementation,
+    ).to(args.device)
+    limits = None if data.dataset_name else task  # a task knows how long its prompts and answers are
 
     def sample(part: Dataset, first: int) -> list[list[Completion]]:
         return generate(
             model,
             tokenizer,
             part["prompt"],
-            max_new_tokens=pair_args.max_completion_length or (task.max_completion_tokens if task else 64),
+            max_new_tokens=pair_args.max_completion_length or (limits.max_completion_tokens if limits else 64),
             temperature=pair_args.temperature,
             num_generations=pair_args.num_generations,
             batch_size=pair_args.generation_batch_size,
             seed=args.seed + first,
-            max_prompt_tokens=task.max_prompt_tokens if task else None,
+            max_prompt_tokens=limits.max_prompt_tokens if limits else None,
         )
 
     samples = sample_once(Path(str(args.output_dir)) / "samples.jsonl", rows, sample)

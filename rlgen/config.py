@@ -7,12 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from trl import ModelConfig
 
 from rlgen.frame import recipe
+from rlgen.models import training_dtype
 from rlgen.parser import StrictParser
 
-__all__ = ["ModelArguments", "TaskArguments", "parse_arguments", "recipe", "resolved_config"]
+__all__ = ["ModelArguments", "TaskArguments", "fit_to_machine", "parse_arguments", "recipe", "resolved_config"]
+
+NOT_SUPPORTED = frozenset(
+    "model_revision load_in_8bit load_in_4bit bnb_4bit_quant_type use_bnb_nested_quant bnb_4bit_quant_storage "
+    "lora_target_parameters lora_task_type".split()
+)
 
 
 @dataclass
@@ -43,10 +50,21 @@ class ModelArguments(ModelConfig):
     )
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
+        """Refuse what cannot be trained, and what TRL's scripts read but rlgen's recipes do not."""
         super().__post_init__()
+        for item in dataclasses.fields(ModelConfig):
+            if item.name in NOT_SUPPORTED and getattr(self, item.name) != item.default:
+                raise ValueError(f"{item.name} is not supported by rlgen: leave it out")
         if self.top_layers is not None and self.top_layers < 1:
             raise ValueError(f"top_layers must be at least 1, not {self.top_layers}")
+
+    @property
+    def weights_dtype(self) -> str:
+        """What the weights are loaded in; full fine-tuning needs weights that small steps can move.
+
+        Autocast makes the arithmetic of float32 weights fast all the same.
+        """
+        return "float32" if self.dtype == "auto" and not self.use_peft else self.dtype
 
 
 @dataclass
@@ -75,6 +93,18 @@ class TaskArguments:
         for name in ("max_train_rows", "max_eval_rows"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+def fit_to_machine(args: Any) -> None:
+    """Fill in what training arguments leave open: bfloat16 where the device is fast in it, and the CPU if it is all.
+
+    Args:
+        args: transformers' training arguments, at the beginning of their `__post_init__`.
+    """
+    if args.bf16 is None:
+        args.bf16 = not args.fp16 and training_dtype() == torch.bfloat16
+    if not torch.accelerator.is_available():
+        args.use_cpu, args.dataloader_pin_memory = True, False
 
 
 def parse_arguments(types: Sequence[type], *, description: str, argv: Sequence[str] | None = None) -> tuple[Any, ...]:

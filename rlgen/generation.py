@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, LogitsProcessorList, PreTrainedTokenizerBase
-from transformers.generation import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers.generation import TopPLogitsWarper
 
 from rlgen.errors import DataError
 from rlgen.runs import report_progress
@@ -183,9 +183,7 @@ def sample(
     eos_token_ids: Sequence[int],
     pad_token_id: int,
     temperature: float = 1.0,
-    top_k: int = 0,
     top_p: float = 1.0,
-    min_p: float | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Decode one batch: each prompt is read once for all its completions, finished rows leave the batch.
@@ -198,9 +196,7 @@ def sample(
         eos_token_ids: tokens that end a completion.
         pad_token_id: fills short prompts on the left.
         temperature: 0 for the most likely token at each step.
-        top_k: keep the k most likely tokens; 0 for all.
-        top_p: nucleus sampling; 1 for all.
-        min_p: keep tokens at least this likely relative to the best one; None for all.
+        top_p: nucleus sampling; 1 for all tokens.
         generator: source of randomness; None for torch's global one.
 
     Returns:
@@ -226,13 +222,13 @@ def sample(
     attention_mask = attention_mask.repeat_interleave(num_generations, 0)
     positions = position_ids[:, -1:].repeat_interleave(num_generations, 0)
 
-    warpers = _warpers(top_k, top_p, min_p)
+    nucleus = TopPLogitsWarper(top_p) if top_p < 1 else None
     ends = torch.tensor(list(eos_token_ids), device=device)
     alive = torch.arange(len(prompt_ids) * num_generations, device=device)
     tokens: list[list[int]] = [[] for _ in alive]
     logprobs: list[list[float]] = [[] for _ in alive]
     for count in range(1, max_new_tokens + 1):
-        chosen, logps = _choose(logits, temperature, warpers, generator)
+        chosen, logps = _choose(logits, temperature, nucleus, generator)
         for row, token, logp in zip(alive.tolist(), chosen.tolist(), logps.tolist(), strict=True):
             tokens[row].append(token)
             logprobs[row].append(logp)
@@ -253,26 +249,15 @@ def sample(
     return tokens, logprobs
 
 
-def _warpers(top_k: int, top_p: float, min_p: float | None) -> LogitsProcessorList:
-    warpers = LogitsProcessorList()
-    if top_k:
-        warpers.append(TopKLogitsWarper(top_k))
-    if top_p < 1.0:
-        warpers.append(TopPLogitsWarper(top_p))
-    if min_p:
-        warpers.append(MinPLogitsWarper(min_p))
-    return warpers
-
-
 def _choose(
-    logits: Tensor, temperature: float, warpers: LogitsProcessorList, generator: torch.Generator | None
+    logits: Tensor, temperature: float, nucleus: TopPLogitsWarper | None, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Next tokens (B,) and their log-probabilities (B,) from logits (B, V)."""
     logprobs = (logits.float() / (temperature or 1.0)).log_softmax(-1)
     if temperature == 0:
         chosen = logprobs.argmax(-1)
     else:
-        scores = warpers(None, logprobs) if warpers else logprobs
+        scores = nucleus(None, logprobs) if nucleus else logprobs
         # Inverse of the cumulative distribution: several times faster than torch.multinomial on a CPU.
         cumulative = scores.softmax(-1).cumsum(-1)
         draw = torch.rand(len(logits), 1, device=logits.device, generator=generator) * cumulative[:, -1:]

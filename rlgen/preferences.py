@@ -235,7 +235,7 @@ def sample_once(
     """
     done: list[list[Completion]] = []
     if path.is_file():
-        for row, line in zip(rows, path.read_text(encoding="utf-8").splitlines(), strict=False):
+        for row, line in zip(rows, path.read_text(encoding="utf-8").rstrip("\n").split("\n"), strict=False):
             record = json.loads(line)
             if record["prompt_hash"] != row_hash(row):
                 raise DataError(f"{path} holds samples of other prompts; delete it, or choose another --output_dir")

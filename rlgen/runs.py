@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -74,7 +75,7 @@ def open_run(output_dir: str | Path, *, stage: str, config: dict[str, Any]) -> "
     path = Path(output_dir)
     config = json.loads(json.dumps(config, default=str))
     record = _read_record(path)
-    if record is not None and not _barely_begun(path, record):
+    if record is not None and not barely_begun(path, record):
         _check_same_run(path, record, stage, config)
         return Run(path, record)
     record = {
@@ -91,6 +92,8 @@ def open_run(output_dir: str | Path, *, stage: str, config: dict[str, Any]) -> "
         "summary": None,
     }
     run = Run(path, record)
+    if _writes():
+        shutil.rmtree(path / "data", ignore_errors=True)  # of an attempt that failed before it computed anything
     run.create()
     return run
 
@@ -253,9 +256,11 @@ def _read_record(path: Path) -> dict[str, Any] | None:
     return record
 
 
-def _barely_begun(path: Path, record: dict[str, Any]) -> bool:
+def barely_begun(path: Path, record: dict[str, Any] | None = None) -> bool:
     """Whether nothing was computed yet: a mistake in the settings must not bar the folder to the corrected command."""
-    return record["finished"] is None and {entry.name for entry in path.iterdir()} <= {"run.json", "data"}
+    record = _read_record(path) if record is None else record
+    begun = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    return (record is None or record["finished"] is None) and begun <= {"run.json", "data"}
 
 
 def _check_same_run(path: Path, record: dict[str, Any], stage: str, config: dict[str, Any]) -> None:

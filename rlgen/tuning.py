@@ -64,7 +64,7 @@ def peft_config(args: "ModelArguments", model: PreTrainedModel, task_type: str =
 
 
 def freeze_below(model: PreTrainedModel, top_layers: int | None) -> None:
-    """Full fine-tuning of the top decoder layers: everything that comes before them stops training."""
+    """Full fine-tuning of the top decoder layers: everything else stops training."""
     if top_layers is None:
         return
     start = first_trained_layer(model, top_layers)

@@ -17,6 +17,7 @@ import yaml
 
 from recipes import quickstart
 from rlgen import config
+from rlgen.embedded import WHEEL
 from rlgen.pipeline import flags
 from rlgen.tiny import tiny_model
 
@@ -269,6 +270,8 @@ MISTAKES = {
     "reward that is NaN": ("ppo", f"{PPO} --reward my_rewards.py:nan", "nan"),
     "reward of wrong length": ("ppo", f"{PPO} --reward my_rewards.py:too_few", "too_few"),
     "missing reward": ("ppo", f"{PPO} --reward my_rewards.py:shortnes", "shortness"),
+    "own rows without a reward": ("ppo", PPO, "--reward my_rewards.py:function"),
+    "quantization": ("sft", f"{SFT} --dataset_name rows.jsonl --load_in_4bit", "load_in_4bit is not supported"),
     "one weight too many": ("ppo", f"{PPO} --reward my_rewards.py:shortness --reward_weights 1 2", "weight"),
     "pairs that are not there": ("dpo", "--model_name_or_path llama --pairs nowhere/pairs", "nowhere"),
     "no checkpoints": ("compare", "", "--checkpoints"),
@@ -298,6 +301,20 @@ def test_a_mistake_is_one_clear_line(
     assert len([text for text in written if text.startswith("error")]) == 1
 
 
+def test_an_embedded_model_that_cannot_be_had_is_one_clear_line(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RLGEN_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / WHEEL).write_text("cut short")
+    monkeypatch.chdir(workplace)
+    with pytest.raises(SystemExit):
+        importlib.import_module("recipes.sft").main(
+            ["--dataset_name", "rows.jsonl", "--output_dir", f"{tmp_path}/run"]
+        )
+    assert "has sha256" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_a_folder_with_another_run_is_refused(
     workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -307,6 +324,7 @@ def test_a_folder_with_another_run_is_refused(
     for extra in ("", " --learning_rate 0.7"):
         with pytest.raises(SystemExit):
             main((line + extra).split())
+        (tmp_path / "run" / "metrics.jsonl").touch()  # as if training had begun
     error = capsys.readouterr().err.splitlines()[-1]
     assert "learning_rate" in error
     assert "0.7" in error

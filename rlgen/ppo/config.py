@@ -40,6 +40,10 @@ GRPO_ONLY = {
     "router_aux_loss_coef": None,
     "cast_lm_head_to_fp32": None,
     "generation_kwargs": None,
+    # Probability ratios are those of the whole distribution; a truncated one would be sampled but not scored.
+    "top_k": "temperature",
+    "top_p": "temperature",
+    "min_p": "temperature",
 }
 
 
@@ -105,20 +109,20 @@ class PPOConfig(GRPOConfig):
         default=4, metadata={"help": "Rollouts of the starting policy that only the critic learns from."}
     )
     cache_trunk: bool = field(
-        default=True, metadata={"help": "Compute frozen lower layers once a rollout when only upper ones train."}
+        default=True,
+        metadata={"help": "Compute frozen lower layers once a rollout when only adapters above them train."},
     )
 
     def __post_init__(self) -> None:
         by_name = {option.name: option for option in fields(GRPOConfig)}
         for name, instead in GRPO_ONLY.items():
-            allowed = [by_name[name].default]
-            if name == "num_iterations":
-                allowed.append(self.num_ppo_epochs)  # a configuration that was saved after it was resolved
-            if getattr(self, name) not in allowed:
+            if getattr(self, name) != by_name[name].default:
                 hint = f"; PPO has {instead} for it" if instead else ""
                 raise ConfigError(f"{name} is an option of GRPO that PPO does not have: leave it out{hint}")
         self._check_ranges()
         self.num_iterations = self.num_ppo_epochs
+        if self.use_vllm:  # old log-probabilities are scored by the policy itself, so there is nothing to correct
+            self.vllm_importance_sampling_correction = False
         requested, self.num_generations = self.num_generations, _AnyCount(self.num_generations)
         try:
             super().__post_init__()
@@ -135,12 +139,16 @@ class PPOConfig(GRPOConfig):
         self.updates_per_rollout = updates // self.gradient_accumulation_steps
         if self.total_episodes is not None:
             self.max_steps = ceil(self.total_episodes / self.generation_batch_size) * self.updates_per_rollout
-        if self.save_strategy == "steps" and self.save_steps >= 1:
+        if self.save_strategy == "steps":
             # A checkpoint between the epochs of a rollout could not go on exactly where it stopped.
             self.save_steps = ceil(self.save_steps / self.updates_per_rollout) * self.updates_per_rollout
 
     def _check_ranges(self) -> None:
         at_least = {
+            "max_completion_length": 1,
+            "critic_dropout": 0.0,
+            "critic_weight_decay": 0.0,
+            "critic_learning_rate": 0.0,
             "num_generations": 1,
             "num_ppo_epochs": 1,
             "critic_epochs": 1,
@@ -151,9 +159,14 @@ class PPOConfig(GRPOConfig):
             "kl_coef": 0.0,
         }
         for name, lowest in at_least.items():
-            if getattr(self, name) < lowest:
+            if getattr(self, name) is None or getattr(self, name) < lowest:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {lowest}")
-        for name in ("gamma", "lam"):
+        for name in ("steps_per_generation", "total_episodes"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.save_strategy == "steps" and self.save_steps < 1:
+            raise ConfigError(f"save_steps is {self.save_steps}; give a number of steps, not a share of all")
+        for name in ("gamma", "lam", "critic_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
         for name in ("cliprange", "cliprange_value", "temperature"):

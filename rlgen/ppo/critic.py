@@ -125,18 +125,18 @@ class Critic(nn.Module):
         Returns:
             Mean value loss, and the fraction of values that were clipped.
         """
-        self.replay.append((features, returns))
+        device = self.head.weight.device
+        self.replay.append((features.half().cpu(), returns.cpu()))  # layer-normed features lose nothing in half
         features, returns = (torch.cat(parts) for parts in zip(*self.replay, strict=True))
-        old_values = self.values(features)
+        old_values = torch.cat([self.values(part.to(device)) for part in features.split(4096)])
         self.train()
         losses, clipped = [], []
         for _ in range(epochs):
-            order = torch.randperm(len(features), device=features.device)
+            order = torch.randperm(len(features))
             # tensor_split, not chunk: every process must take the same number of steps, if need be over no rows
             for chunk in order.tensor_split(minibatches * len(self.replay)):
-                loss, was_clipped = value_loss(
-                    self(features[chunk]), old_values[chunk], returns[chunk], cliprange_value
-                )
+                values, targets = self(features[chunk].to(device)), returns[chunk].to(device)
+                loss, was_clipped = value_loss(values, old_values[chunk.to(device)], targets, cliprange_value)
                 mean = loss.sum() / max(len(chunk), 1)
                 self.optimizer.zero_grad()
                 mean.backward()
@@ -149,16 +149,19 @@ class Critic(nn.Module):
                 clipped.append(float(was_clipped.sum()) / max(len(chunk), 1))
         return sum(losses) / len(losses), sum(clipped) / len(clipped)
 
-    def save(self, folder: str | Path) -> None:
-        """Write weights, optimizer state and remembered rollouts into `folder`."""
+    def save(self, folder: str | Path, *, for_resuming: bool = True) -> None:
+        """Write the weights into `folder`, and for resuming the optimizer's state and the remembered rollouts."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / CRITIC_FILE)
-        torch.save({"optimizer": self.optimizer.state_dict(), "replay": list(self.replay)}, folder / STATE_FILE)
+        if for_resuming:
+            torch.save({"optimizer": self.optimizer.state_dict(), "replay": list(self.replay)}, folder / STATE_FILE)
 
-    def load(self, folder: str | Path) -> None:
-        """Read what `save` wrote."""
+    def load(self, folder: str | Path, *, with_replay: bool = True) -> None:
+        """Read what `save` wrote for resuming; the remembered rollouts are those of the process that saved."""
         self.load_state_dict(load_file(Path(folder) / CRITIC_FILE))
-        state = torch.load(Path(folder) / STATE_FILE, map_location=self.head.weight.device, weights_only=True)
+        state = torch.load(Path(folder) / STATE_FILE, map_location="cpu", weights_only=True)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.replay.extend(state["replay"])
+        self.replay.clear()
+        if with_replay:
+            self.replay.extend(state["replay"])

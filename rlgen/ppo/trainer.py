@@ -1,16 +1,17 @@
 """PPO on TRL's GRPOTrainer, which brings data, generation backends, rewards, PEFT, logging and checkpoints.
 
-Everything that rlgen touches of TRL's private surface is in this file: `_generate_single_turn`,
-`_get_per_token_logps_and_entropies`, `_calculate_rewards`, `_generate_and_score_completions`, `_prepare_inputs`,
-`_compute_loss`, `_metrics`, and `_save_optimizer_and_scheduler` / `_load_optimizer_and_scheduler` of transformers.
+Everything that rlgen touches of TRL's private surface is in this file: `_generate_single_turn`, `_calculate_rewards`,
+`_get_per_token_logps_and_entropies`, `_generate_and_score_completions`, `_prepare_inputs`, `_compute_loss`,
+`_get_train_sampler`, `_metrics`, and transformers' `_load_optimizer_and_scheduler`.
 
-One step: `_generate_and_score_completions` samples and scores a rollout, `rlgen.ppo.rollout` turns it into
-advantages, the critic is fitted, and `_compute_loss` is called for every minibatch of every epoch.
+One step: `_generate_and_score_completions` samples a rollout, `rlgen.ppo.rollout` scores it, `_finish_rollout` estimates
+advantages and fits the critic, and `_compute_loss` is called for every minibatch of every epoch.
 
 Letters for shapes: B completions, N prompts, G completions a prompt, T completion tokens, S tokens of a packed row.
 """
 
 import copy
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from rlgen.ppo.rollout import Rollout, Scored, group_completions, score_rollout
 from rlgen.ppo.trunk import frozen_depth, replay_hidden
 from rlgen.scoring import token_logprobs, unwrapped
 from rlgen.tuning import decoder_layers
+
+logger = logging.getLogger(__name__)
 
 
 class PPOTrainer(GRPOTrainer):
@@ -67,6 +70,15 @@ class PPOTrainer(GRPOTrainer):
         peft_config: PeftConfig | None = None,
         **kwargs: Any,
     ) -> None:
+        for name in ("tools", "environment_factory", "rollout_func"):
+            if kwargs.get(name):
+                raise ConfigError(f"{name} is not supported by PPO: tokens that the policy did not choose would train")
+        prompts = args.generation_batch_size // args.num_generations
+        if len(train_dataset) < prompts:
+            raise ConfigError(
+                f"a rollout takes {prompts} prompts, but there are {len(train_dataset)} rows: lower "
+                "per_device_train_batch_size or steps_per_generation, or raise num_generations"
+            )
         if isinstance(model, str):
             model = load_policy(model, dtype="auto" if peft_config else "float32", merge=True)
         self.reference: PreTrainedModel | None = None
@@ -98,8 +110,8 @@ class PPOTrainer(GRPOTrainer):
                 replay_rollouts=args.critic_replay_rollouts,
                 device=self.accelerator.device,
             )
-        # Siblings share one packed row where the attention kernel takes a mask that hides them from each other.
-        self._shares_prompts = policy.config._attn_implementation in ("sdpa", "eager")
+        # Siblings share one packed row where the model takes a mask that hides them; None until that is tried.
+        self._shares_prompts = None if policy.config._attn_implementation in ("sdpa", "eager") else False
         self._rewards_per_func: Tensor | None = None
         self._reference_checked = False
 
@@ -127,9 +139,6 @@ class PPOTrainer(GRPOTrainer):
                 eos_token_ids=self.eos_token_ids,
                 pad_token_id=self._tokenizer.pad_token_id,
                 temperature=self.temperature,
-                top_k=self.top_k,
-                top_p=self.top_p,
-                min_p=self.min_p,
             )
         return tokens, None
 
@@ -157,7 +166,9 @@ class PPOTrainer(GRPOTrainer):
 
     def _warm_up_critic(self) -> None:
         """Let the critic learn from rollouts of the starting policy before it drives any update."""
+        self.args.seed += 1  # another order of prompts than that of the first updates
         batches = iter(self.get_train_dataloader())
+        self.args.seed -= 1
         repeats = self.args.steps_per_generation * self.num_iterations
         for _ in range(self.args.critic_warmup_rollouts):
             batch = next(batches, None)
@@ -175,7 +186,12 @@ class PPOTrainer(GRPOTrainer):
         rows = output["prompt_mask"].shape[0]
         prompts = _ragged(output["prompt_ids"], output["prompt_mask"])
         completions = _ragged(output["completion_ids"], output["completion_mask"])
-        group = self._group_size(prompts) if self._shares_prompts else 1
+        if "pixel_values" in output:
+            raise ConfigError("PPO takes text prompts only, but these rows have images")
+        group = self._group_size(prompts)
+        if self._shares_prompts is None and group > 1:
+            self._shares_prompts = self._sharing_is_sound(prompts[:group], completions[:group])
+        group = group if self._shares_prompts else 1
         if training and self.args.per_device_train_batch_size % group:
             group = 1  # a minibatch would tear the group apart
         packed = group_completions(prompts, completions, group, self._tokenizer.pad_token_id)
@@ -191,7 +207,30 @@ class PPOTrainer(GRPOTrainer):
         self._record_objective(mode, scores, scorable, kl, packed.completion_mask)
         if not training:
             return {}
-        return self._estimate_advantages(scored, kl, scores).as_dict()
+        return self._finish_rollout(scored, kl, scores).as_dict()
+
+    def _sharing_is_sound(self, prompts: list[list[int]], completions: list[list[int]]) -> bool:
+        """Whether siblings in one row score as if alone; windows and recurrent states look past the mask."""
+        policy = unwrapped(self.model)
+        was_training = policy.training
+        policy.eval()
+        scored = []
+        for group in (len(prompts), 1):
+            packed = group_completions(prompts, completions, group, self._tokenizer.pad_token_id)
+            packed = packed.to(self.accelerator.device)
+            with torch.no_grad(), self.accelerator.autocast():
+                logprobs, _ = token_logprobs(policy, packed, temperature=self.temperature)
+            scored.append(logprobs.flatten(0, 1))
+        policy.train(was_training)
+        difference = (scored[0] - scored[1]).abs().sum() / sum(map(len, completions))
+        sound = float(self._mean_over_processes(difference)) < (0.05 if self._low_precision else 1e-3)
+        if not sound:
+            logger.warning("this model's completions cannot share a prompt in one row; each is scored by itself")
+        return sound
+
+    @property
+    def _low_precision(self) -> bool:
+        return self.args.bf16 or self.args.fp16 or unwrapped(self.model).dtype in (torch.bfloat16, torch.float16)
 
     def _local_scores(self, rows: int, completions: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Weighted scores (B,) of this process's completions, and whether any reward applied to them (B,)."""
@@ -226,12 +265,14 @@ class PPOTrainer(GRPOTrainer):
 
     def _check_reference(self, scored: Scored) -> None:
         """At step 0 policy and reference are the same model; whatever differs would be trained on as if it were KL."""
+        if not scored.packed.completion_mask.any():
+            return  # nothing to compare yet
         self._reference_checked = True
         if self.state.global_step > 0:
             return  # resumed: the policy has moved
         difference = float((scored.logprobs - scored.ref_logprobs).abs().max())
         policy = unwrapped(self.model)
-        tolerance = 1e-2 if policy.dtype in (torch.bfloat16, torch.float16) else 1e-4
+        tolerance = 1e-2 if self._low_precision else 1e-4
         if difference <= tolerance:
             return
         causes = []
@@ -246,19 +287,17 @@ class PPOTrainer(GRPOTrainer):
             f"(tolerance {tolerance:g}); {'; '.join(causes)}"
         )
 
-    def _estimate_advantages(self, scored: Scored, kl: Tensor, scores: Tensor) -> Rollout:
+    def _finish_rollout(self, scored: Scored, kl: Tensor, scores: Tensor) -> Rollout:
+        """Values and advantages of the rollout; then the critic learns from it."""
         args, packed = self.args, scored.packed
         shape, keep = packed.completion_mask.shape, packed.completion_mask.flatten(0, 1)
-        if not bool(self.critic.fitted):
-            returns_at_hand = scores.sum() / max(len(scores), 1) - args.kl_coef * masked_mean(
-                kl, packed.completion_mask
-            )
-            self.critic.start_at(float(self._mean_over_processes(returns_at_hand)))
-        known = self.critic.values(scored.features)
-        values = torch.zeros(keep.shape, device=keep.device).masked_scatter(keep, known)
         rewards = token_rewards(scores, kl.flatten(0, 1), keep, args.kl_coef)
         if args.whiten_rewards:
             rewards = whiten(rewards, keep, shift_mean=False, total=self._sum_over_processes)
+        if not bool(self.critic.fitted):
+            self.critic.start_at(float(self._mean_over_processes(masked_mean(rewards.sum(1), keep.any(1)))))
+        known = self.critic.values(scored.features)
+        values = torch.zeros(keep.shape, device=keep.device).masked_scatter(keep, known)
         advantages, returns = gae(rewards, values, keep, args.gamma, args.lam)
         if args.whiten_advantages:
             advantages = whiten(advantages, keep, total=self._sum_over_processes)
@@ -291,12 +330,12 @@ class PPOTrainer(GRPOTrainer):
                 model, rollout.packed, temperature=self.temperature, with_entropy=bonus != 0
             )
         loss, ratio, clipped = policy_loss(logprobs, rollout.logprobs, rollout.advantages, self.args.cliprange)
+        self._record("loss/policy", float(masked_mean(loss.detach(), keep)))
         if entropy is not None:
             loss = loss - bonus * entropy
             self._record("policy/entropy", float(masked_mean(entropy.detach(), keep)))
         with torch.no_grad():
             log_ratio = logprobs - rollout.logprobs
-            self._record("loss/policy", float(masked_mean(loss, keep)))
             self._record("policy/clip_fraction", float(masked_mean(clipped.float(), keep)))
             self._record("policy/approx_kl", float(masked_mean(kl_estimate(-log_ratio, 0 * log_ratio, "k3"), keep)))
             self._record("policy/ratio", float(masked_mean(ratio, keep)))
@@ -311,12 +350,18 @@ class PPOTrainer(GRPOTrainer):
         self._prepare_inputs(inputs)
         return None, None, None
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate with randomness of its own, always the same, so that training goes on as if nothing had been."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.args.seed + self.accelerator.process_index)
+            return super().evaluation_loop(*args, **kwargs)
+
     # --- metrics, processes, checkpoints ---
 
     def _record_objective(self, mode: str, scores: Tensor, scorable: Tensor, kl: Tensor, mask: Tensor) -> None:
         sequence_kl = torch.where(mask, kl, 0.0).sum(-1).flatten()
         objective = scores - self.args.kl_coef * sequence_kl
-        self._record("objective/kl", float(sequence_kl.mean()), mode)
+        self._record("objective/kl", float(masked_mean(sequence_kl, scorable)), mode)
         self._record("objective/kl_per_token", float(masked_mean(kl, mask)), mode)
         self._record("objective/rlhf_reward", float(masked_mean(objective, scorable)), mode)
         self._record("objective/unscored", float((~scorable).float().mean()), mode)
@@ -338,13 +383,26 @@ class PPOTrainer(GRPOTrainer):
         if self.args.should_save:
             self.critic.save(Path(output_dir or self.args.output_dir) / "critic")
 
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> Any:
+        self._train_sampler = super()._get_train_sampler(dataset)
+        return self._train_sampler
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             folder = Path(checkpoint) / "critic"
             if not folder.is_dir():
                 raise TrainingError(f"{checkpoint} holds no critic; it was not written by PPO, start from its model")
-            self.critic.load(folder)
+            # On several processes each has rollouts of its own, of which only the first process's were saved.
+            self.critic.load(folder, with_replay=self.accelerator.num_processes == 1)
+            self._skip_past_epochs()
+
+    def _skip_past_epochs(self) -> None:
+        """Move the sampler's generator to the epoch that a checkpoint is in; transformers starts it at the first."""
+        sampler = self._train_sampler
+        if sampler.shuffle:
+            for _ in range(int(self.state.epoch + 1e-6)):
+                torch.randperm(sampler.num_samples, generator=sampler.generator)
 
 
 def _ragged(ids: Tensor, mask: Tensor) -> list[list[int]]:

@@ -30,7 +30,8 @@ def record_hidden(model: nn.Module, depths: Sequence[int]) -> Iterator[dict[int,
     hooks = []
     for depth in set(depths):
 
-        def keep(_module: nn.Module, _inputs: Any, output: Any, depth: int = depth) -> None:
+        def keep(layer: nn.Module, _inputs: Any, output: Any, depth: int = depth) -> None:
+            layer._answers_with_tuple = isinstance(output, tuple)
             recorded[depth] = (output[0] if isinstance(output, tuple) else output).detach()
 
         hooks.append(layers[depth - 1].register_forward_hook(keep))
@@ -55,8 +56,10 @@ def replay_hidden(model: nn.Module, depth: int, hidden: Tensor | None) -> Iterat
         return
     layers = decoder_layers(unwrapped(model))[:depth]
     before = [layer.__dict__.get("forward") for layer in layers]
+    # Some families' layers answer with a tuple; `record_hidden` has seen which way this one does.
+    answer = (hidden, None) if getattr(layers[-1], "_answers_with_tuple", False) else hidden
     for layer in layers:
-        layer.forward = lambda *_, **__: hidden
+        layer.forward = lambda *_, **__: answer
     try:
         yield
     finally:

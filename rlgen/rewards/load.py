@@ -53,7 +53,9 @@ def load_reward(
         return checked(getattr(importlib.import_module("trl.rewards"), name))
     if Path(name).expanduser().is_dir():
         _require_classifier(Path(name).expanduser())
-    elif not _may_be_hub_id(name):
+    elif _may_be_hub_id(name):
+        _require_hub_classifier(name, bool((model_options or {}).get("trust_remote_code")))
+    else:
         raise _unknown(name, task)
 
     from rlgen.rewards.model import RewardModel  # only now: it brings torch and a model
@@ -66,6 +68,7 @@ def load_rewards(
     weights: Sequence[float] | None,
     task: "Task | None",
     *,
+    own_rows: bool = False,
     model_options: Mapping[str, Any] | None = None,
 ) -> tuple[list[CheckedReward], list[float]]:
     """Load several rewards with their weights.
@@ -74,6 +77,7 @@ def load_rewards(
         names: see `load_reward`; None or none for the task's own mix.
         weights: one per name; None for 1.0 each, or for the task's own weights.
         task: whose rewards are the default.
+        own_rows: the rows are not the task's, so that its mix is no default.
         model_options: keyword arguments for every `RewardModel` among them.
 
     Returns:
@@ -84,6 +88,8 @@ def load_rewards(
         RewardError: one cannot be loaded.
     """
     if not names:
+        if own_rows:
+            raise ConfigError("own rows need a reward of their own; give --reward my_rewards.py:function")
         if task is None or not task.rewards:
             raise ConfigError("no reward is named and there is no task to take one from; give --reward NAME")
         names = list(task.rewards)
@@ -232,11 +238,25 @@ def _require_classifier(folder: Path) -> None:
             )
     except ValueError as error:
         raise RewardError(f"the configuration in {folder} is not valid JSON: {error}") from error
+    _require_kind(str(folder), kinds)
+
+
+def _require_kind(name: str, kinds: Sequence[str]) -> None:
     if not any(kind == "SEQ_CLS" or kind.endswith("ForSequenceClassification") for kind in kinds):
         raise RewardError(
-            f"{folder} is no reward model but {', '.join(kinds) or 'of unknown architecture'}; "
-            "give a sequence-classification folder, as the reward recipe writes"
+            f"{name} is no reward model but {', '.join(kinds) or 'of unknown architecture'}; "
+            "give a sequence-classification model, as the reward recipe writes"
         )
+
+
+def _require_hub_classifier(name: str, trust_remote_code: bool) -> None:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise RewardError(f"the reward model {name} cannot be found: {str(error).splitlines()[0]}") from error
+    _require_kind(name, list(config.architectures or []))
 
 
 def _may_be_hub_id(name: str) -> bool:

@@ -31,7 +31,14 @@ def nothing(prompts, completions, completion_ids, **_):
 
 def top_lora(model) -> LoraConfig:
     targets = ["q_proj", "v_proj", "down_proj"] if model.config.model_type == "llama" else ["c_attn", "c_proj"]
-    return LoraConfig(r=8, lora_alpha=16, target_modules=targets, layers_to_transform=[2, 3], task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=8,
+        lora_alpha=16,
+        target_modules=targets,
+        layers_to_transform=[2, 3],
+        fan_in_fan_out=model.config.model_type == "gpt2",
+        task_type="CAUSAL_LM",
+    )
 
 
 def make(folder: str, output_dir: Path, reward=even_tokens, lora=True, held_out=None, **settings) -> PPOTrainer:
@@ -150,7 +157,9 @@ def test_sharing_the_prompt_among_completions_changes_nothing(tiny, tmp_path):
 
 
 def test_accumulated_small_batches_are_one_large_batch(tiny_llama, tmp_path):
-    large = make(tiny_llama, tmp_path / "a", per_device_train_batch_size=16, steps_per_generation=2)
+    # Plain gradient descent: AdamW would forgive a constant factor in the loss.
+    plain = {"optim": "sgd", "max_grad_norm": 0.0, "learning_rate": 0.1}
+    large = make(tiny_llama, tmp_path / "a", **{**plain, "per_device_train_batch_size": 16})
     large.train()
     small = make(
         tiny_llama,
@@ -158,17 +167,19 @@ def test_accumulated_small_batches_are_one_large_batch(tiny_llama, tmp_path):
         per_device_train_batch_size=4,
         steps_per_generation=8,
         gradient_accumulation_steps=4,
+        **plain,
     )
     small.train()
     assert_same(trained_weights(large), trained_weights(small), atol=1e-5, rtol=1e-4)
 
 
-def test_a_resumed_run_equals_a_straight_one(tiny_llama, tmp_path):
-    settings = {"critic_warmup_rollouts": 1, "save_strategy": "steps", "save_steps": 2, "max_steps": 4}
-    straight = make(tiny_llama, tmp_path / "a", **settings)
+@pytest.mark.parametrize("step", [2, 16, 18], ids=["first epoch", "between epochs", "second epoch"])
+def test_a_resumed_run_equals_a_straight_one(tiny_llama, tmp_path, step):
+    settings = {"critic_warmup_rollouts": 1, "save_strategy": "steps", "save_steps": 2, "max_steps": 20}
+    straight = make(tiny_llama, tmp_path / "a", **settings)  # 32 prompts, 4 a rollout of 2 steps: 16 steps an epoch
     straight.train()
     resumed = make(tiny_llama, tmp_path / "b", **settings)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-2"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / f"checkpoint-{step}"))
     assert_same(trained_weights(straight), trained_weights(resumed), atol=0, rtol=0)
     assert_same(straight.critic.state_dict(), resumed.critic.state_dict(), atol=0, rtol=0)
     assert metric(straight, "reward")[-1] == metric(resumed, "reward")[-1]
@@ -263,6 +274,11 @@ def test_an_option_that_only_grpo_has_is_an_error(name):
         ({"cliprange": 0}, "cliprange is 0"),
         ({"kl_estimator": "k9"}, "choose k1, k2 or k3"),
         ({"num_generations": 0}, "num_generations is 0"),
+        ({"steps_per_generation": 0}, "steps_per_generation is 0"),
+        ({"max_completion_length": None}, "max_completion_length is None"),
+        ({"total_episodes": 0}, "total_episodes is 0"),
+        ({"critic_dropout": 1.5}, "critic_dropout is 1.5"),
+        ({"save_steps": 0.25}, "not a share of all"),
         ({"gradient_accumulation_steps": 3}, "no multiple of gradient_accumulation_steps"),
         ({"num_generations": 5}, "don't fit together"),
     ],
@@ -286,6 +302,62 @@ def test_episodes_and_checkpoints_are_counted_in_whole_rollouts():
     assert config.max_steps == 4 * 8  # 100 episodes need four rollouts of 32
     assert config.save_steps == 16
     assert config.num_iterations == 2
+
+
+def test_evaluation_does_not_touch_training(tiny_llama, tmp_path):
+    watched = make(tiny_llama, tmp_path / "a", held_out=ROWS.select(range(8)), eval_strategy="steps", eval_steps=2)
+    watched.train()
+    alone = make(tiny_llama, tmp_path / "b")
+    alone.train()
+    assert_same(trained_weights(watched), trained_weights(alone), atol=0, rtol=0)
+
+
+def test_a_minibatch_loss_equals_a_plain_loop_over_tokens(tiny_llama, tmp_path):
+    trainer = make(tiny_llama, tmp_path)
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 2
+    rollout = trainer._generate_and_score_completions([row for row in ROWS for _ in range(4)][:16])
+    rollout["completion_mask"][0, 1, 2:] = False  # one that stopped early
+    half = {key: value if value is None or value.ndim == 0 else value[:2] for key, value in rollout.items()}
+    half["logprobs"] = half["logprobs"] + 0.3 * torch.randn_like(half["logprobs"])  # an older policy
+    measured = trainer._compute_loss(trainer.model, half)
+    total = 0.0
+    for n in range(2):
+        prompt = half["input_ids"][n][half["segment_ids"][n] == 0].tolist()
+        for g in range(4):
+            completion = half["completion_ids"][n, g, : int(half["completion_mask"][n, g].sum())].tolist()
+            with torch.no_grad():
+                logits = trainer.model(torch.tensor([prompt + completion])).logits[0].double().log_softmax(-1)
+            for t, token in enumerate(completion):
+                ratio = (logits[len(prompt) - 1 + t, token] - half["logprobs"][n, g, t]).exp().item()
+                advantage = half["advantages"][n, g, t].item()
+                total += max(-advantage * ratio, -advantage * min(max(ratio, 0.8), 1.2))
+    expected = total / rollout["tokens_per_minibatch"].item() / 2
+    assert measured.item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_too_few_rows_for_one_rollout_are_an_error(tiny_llama, tmp_path):
+    with pytest.raises(ConfigError, match="a rollout takes 40 prompts, but there are 32 rows"):
+        make(tiny_llama, tmp_path, per_device_train_batch_size=80, steps_per_generation=2)
+
+
+def test_what_would_train_on_foreign_tokens_is_refused(tiny_llama, tmp_path):
+    with pytest.raises(ConfigError, match="tools is not supported by PPO"):
+        PPOTrainer(tiny_llama, nothing, PPOConfig(use_cpu=True, bf16=False), ROWS, tools=[print])
+
+
+def test_a_model_that_looks_past_the_mask_scores_each_completion_by_itself(tiny_llama, tmp_path, monkeypatch):
+    trainer = make(tiny_llama, tmp_path)
+    monkeypatch.setattr(
+        "rlgen.scoring.PackedRows.attention_mask", lambda self, *_: (self.segment_ids >= 0).long()
+    )  # siblings see each other
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.mul_(5)  # so that what is seen matters
+    trainer.model.train()
+    rollout = trainer._generate_and_score_completions([row for row in ROWS for _ in range(4)][:16])
+    assert trainer._shares_prompts is False
+    assert rollout["completion_ids"].shape[:2] == (16, 1)
 
 
 def test_a_critic_layer_that_does_not_exist_is_an_error(tiny_llama, tmp_path):
