@@ -4,8 +4,8 @@ Everything that rlgen touches of TRL's private surface is in this file: `_genera
 `_get_per_token_logps_and_entropies`, `_generate_and_score_completions`, `_prepare_inputs`, `_compute_loss`,
 `_get_train_sampler`, `_metrics`, and transformers' `_load_optimizer_and_scheduler`.
 
-One step: `_generate_and_score_completions` samples a rollout, `rlgen.ppo.rollout` scores it, `_finish_rollout` estimates
-advantages and fits the critic, and `_compute_loss` is called for every minibatch of every epoch.
+One step: `_generate_and_score_completions` samples a rollout, `rlgen.ppo.rollout` scores it, `_finish_rollout`
+estimates advantages and fits the critic, and `_compute_loss` is called for every minibatch of every epoch.
 
 Letters for shapes: B completions, N prompts, G completions a prompt, T completion tokens, S tokens of a packed row.
 """

@@ -30,7 +30,7 @@ def record_hidden(model: nn.Module, depths: Sequence[int]) -> Iterator[dict[int,
     hooks = []
     for depth in set(depths):
 
-        def keep(layer: nn.Module, _inputs: Any, output: Any, depth: int = depth) -> None:
+        def keep(layer: Any, _inputs: Any, output: Any, depth: int = depth) -> None:
             layer._answers_with_tuple = isinstance(output, tuple)
             recorded[depth] = (output[0] if isinstance(output, tuple) else output).detach()
 
