@@ -6,7 +6,7 @@
 
 Needs pairs (`prompt`, `chosen`, `rejected`), or rows with a reference (`prompt`, `completion`; a task has them): then
 the model samples answers, and pairs are the reference over a sample, and the better over the worse sample by the named
-rewards. The default model and the docstring task take about six minutes on two CPU cores. Leaves a plain
+rewards. The 144 prompts of the quickstart take about five minutes on two CPU cores. Leaves a plain
 sequence-classification folder, pairs/{train,heldout}.jsonl for `rlgen dpo`, and evaluation.json: accuracy on held-out
 pairs with its interval, beside rankers that see only a surface. The same command goes on with an interrupted run.
 """
