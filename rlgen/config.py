@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from trl import ModelConfig
 
 from rlgen.frame import recipe
-from rlgen.models import training_dtype
 from rlgen.parser import StrictParser
 
 __all__ = ["ModelArguments", "TaskArguments", "fit_to_machine", "parse_arguments", "recipe", "resolved_config"]
@@ -101,6 +99,10 @@ def fit_to_machine(args: Any) -> None:
     Args:
         args: transformers' training arguments, at the beginning of their `__post_init__`.
     """
+    import torch  # only now, so that --help answers at once
+
+    from rlgen.models import training_dtype
+
     if args.bf16 is None:
         args.bf16 = not args.fp16 and training_dtype() == torch.bfloat16
     if not torch.accelerator.is_available():
