@@ -77,7 +77,9 @@ def test_a_new_run_is_recorded_and_opened_again(tmp_path: Path) -> None:
 
 def test_what_changes_no_result_may_change(tmp_path: Path) -> None:
     open_again(tmp_path)
-    open_again(tmp_path, logging_steps=1, save_steps=9, output_dir="elsewhere", new_in_a_later_version=1)
+    (tmp_path / "metrics.jsonl").touch()  # something was computed
+    again = open_again(tmp_path, logging_steps=1, save_steps=9, output_dir="elsewhere", new_in_a_later_version=1)
+    assert not again.finished
 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
