@@ -34,7 +34,7 @@ from rlgen.rewards import check_rewards, load_rewards, weighted_sum
 from rlgen.rewards.model import STATISTICS, RewardModel
 from rlgen.runs import open_run, write_atomic
 from rlgen.tasks import get_task
-from rlgen.tuning import freeze_below, peft_config
+from rlgen.tuning import freeze_below, leave_casts_to_autocast, peft_config
 
 
 @dataclass
@@ -148,6 +148,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+    if args.bf16 or args.fp16:
+        leave_casts_to_autocast(trainer.model)
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or run.last_checkpoint())
     if not trainer.is_world_process_zero():
         return

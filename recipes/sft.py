@@ -22,7 +22,7 @@ from rlgen.lm_head import project_labelled_tokens_only
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
 from rlgen.runs import open_run
 from rlgen.tasks import get_task
-from rlgen.tuning import freeze_below, peft_config
+from rlgen.tuning import freeze_below, leave_casts_to_autocast, peft_config
 
 
 @dataclass
@@ -115,6 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         peft_config=lora,
         callbacks=run.callbacks(),
     )
+    if args.bf16 or args.fp16:
+        leave_casts_to_autocast(trainer.model)
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or run.last_checkpoint())
 
     # 4. Save

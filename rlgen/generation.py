@@ -1,14 +1,13 @@
-"""Sample completions and score given ones: the decoding loop behind rollouts, preference pairs and comparisons."""
+"""Sample completions of prompts and score given ones: what preference pairs and comparisons are made of."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedTokenizerBase
-from transformers.generation import TopPLogitsWarper
+from torch import nn
+from transformers import PreTrainedTokenizerBase
 
+from rlgen.decoding import sample
 from rlgen.errors import DataError
 from rlgen.runs import report_progress
 from rlgen.scoring import pack_rows, token_logprobs
@@ -105,7 +104,7 @@ def generate(
     results: list[list[Completion]] = [[] for _ in ids]
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        tokens, logprobs = sample(
+        sampled = sample(
             model,
             [ids[i] for i in batch],
             num_generations=num_generations,
@@ -116,7 +115,7 @@ def generate(
             top_p=top_p,
             generator=generator,
         )
-        for k, (completion, logps) in enumerate(zip(tokens, logprobs, strict=True)):
+        for k, (completion, logps) in enumerate(zip(sampled.tokens, sampled.logprobs, strict=True)):
             text = tokenizer.decode(completion, skip_special_tokens=True)
             results[batch[k // num_generations]].append(Completion(text, completion, logps, completion[-1] in eos))
         if progress_name:
@@ -171,95 +170,3 @@ def eos_token_ids(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> list[
     ids = {int(tokenizer.eos_token_id)} if tokenizer.eos_token_id is not None else set()
     ids.update([declared] if isinstance(declared, int) else declared or [])
     return sorted(ids)
-
-
-@torch.no_grad()
-def sample(
-    model: nn.Module,
-    prompt_ids: Sequence[Sequence[int]],
-    *,
-    num_generations: int,
-    max_new_tokens: int,
-    eos_token_ids: Sequence[int],
-    pad_token_id: int,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> tuple[list[list[int]], list[list[float]]]:
-    """Decode one batch: each prompt is read once for all its completions, finished rows leave the batch.
-
-    Args:
-        model: causal language model with a dynamic key-value cache.
-        prompt_ids: B lists of token ids.
-        num_generations: completions a prompt, G.
-        max_new_tokens: length limit in tokens.
-        eos_token_ids: tokens that end a completion.
-        pad_token_id: fills short prompts on the left.
-        temperature: 0 for the most likely token at each step.
-        top_p: nucleus sampling; 1 for all tokens.
-        generator: source of randomness; None for torch's global one.
-
-    Returns:
-        B * G token lists, a prompt's completions side by side, and the log-probabilities of their tokens.
-    """
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    longest = max(map(len, prompt_ids))
-    input_ids = torch.full((len(prompt_ids), longest), pad_token_id, device=device)
-    attention_mask = torch.zeros_like(input_ids)
-    for i, ids in enumerate(prompt_ids):
-        input_ids[i, longest - len(ids) :] = torch.tensor(ids, device=device)
-        attention_mask[i, longest - len(ids) :] = 1
-    position_ids = (attention_mask.cumsum(1) - 1).clamp(min=0)
-
-    cache = DynamicCache(config=model.config)
-    step: dict[str, Any] = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
-    logits = model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **step).logits
-    if num_generations > 1:
-        cache.batch_repeat_interleave(num_generations)
-    logits = logits[:, -1].repeat_interleave(num_generations, 0)
-    attention_mask = attention_mask.repeat_interleave(num_generations, 0)
-    positions = position_ids[:, -1:].repeat_interleave(num_generations, 0)
-
-    nucleus = TopPLogitsWarper(top_p) if top_p < 1 else None
-    ends = torch.tensor(list(eos_token_ids), device=device)
-    alive = torch.arange(len(prompt_ids) * num_generations, device=device)
-    tokens: list[list[int]] = [[] for _ in alive]
-    logprobs: list[list[float]] = [[] for _ in alive]
-    for count in range(1, max_new_tokens + 1):
-        chosen, logps = _choose(logits, temperature, nucleus, generator)
-        for row, token, logp in zip(alive.tolist(), chosen.tolist(), logps.tolist(), strict=True):
-            tokens[row].append(token)
-            logprobs[row].append(logp)
-        going = ~torch.isin(chosen, ends)
-        if count == max_new_tokens or not going.any():
-            break
-        if not going.all():
-            kept = going.nonzero()[:, 0]
-            cache.batch_select_indices(kept)
-            alive, chosen = alive[kept], chosen[kept]
-            attention_mask, positions = attention_mask[kept], positions[kept]
-        attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(alive), 1)], 1)
-        positions = positions + 1
-        logits = model(
-            input_ids=chosen[:, None], attention_mask=attention_mask, position_ids=positions, **step
-        ).logits[:, -1]
-    model.train(was_training)
-    return tokens, logprobs
-
-
-def _choose(
-    logits: Tensor, temperature: float, nucleus: TopPLogitsWarper | None, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Next tokens (B,) and their log-probabilities (B,) from logits (B, V)."""
-    logprobs = (logits.float() / (temperature or 1.0)).log_softmax(-1)
-    if temperature == 0:
-        chosen = logprobs.argmax(-1)
-    else:
-        scores = nucleus(None, logprobs) if nucleus else logprobs
-        # Inverse of the cumulative distribution: several times faster than torch.multinomial on a CPU.
-        cumulative = scores.softmax(-1).cumsum(-1)
-        draw = torch.rand(len(logits), 1, device=logits.device, generator=generator) * cumulative[:, -1:]
-        chosen = torch.searchsorted(cumulative, draw, right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
-    return chosen, logprobs.gather(1, chosen[:, None])[:, 0]

@@ -36,7 +36,7 @@ class PackedRows:
     completion_mask: Tensor
     """(N, G, T) True for real completion tokens."""
 
-    def __getitem__(self, rows: slice) -> "PackedRows":
+    def __getitem__(self, rows: slice | Tensor) -> "PackedRows":
         """Some of the rows, without the padding that none of them needs."""
         part = PackedRows(*(getattr(self, field.name)[rows] for field in fields(self)))
         length = max(int((part.segment_ids != PADDING).sum(1).max()), 1)
@@ -65,12 +65,20 @@ class PackedRows:
         length = segment.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
         allowed = (visible & causal & real[:, None, :]) | torch.eye(length, dtype=torch.bool, device=segment.device)
-        allowed = allowed[:, None]
-        if implementation == "sdpa":
-            return allowed
-        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(
-            ~allowed, torch.finfo(dtype).min
-        )
+        return visible_bias(allowed[:, None], implementation, dtype)
+
+
+def visible_bias(visible: Tensor, implementation: str | None, dtype: torch.dtype) -> Tensor:
+    """A mask that is True where a token sees another, in the form that the attention kernel takes.
+
+    Args:
+        visible: (N, 1, queries, keys), bool.
+        implementation: attention kernel; all but "sdpa" take a float bias.
+        dtype: of that bias.
+    """
+    if implementation == "sdpa":
+        return visible
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
 
 
 def pack_rows(
@@ -132,7 +140,7 @@ def token_logprobs(
     keep = packed.completion_mask
     rows = torch.arange(keep.shape[0], device=keep.device)[:, None, None].expand_as(keep)[keep]
     inner = unwrapped(model)
-    with _select_tokens(inner, rows, packed.source[keep]):
+    with select_tokens(inner, rows, packed.source[keep]):
         logits = model(
             input_ids=packed.input_ids,
             attention_mask=packed.attention_mask(inner.config._attn_implementation, inner.dtype),
@@ -156,7 +164,7 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
 
 
 @contextmanager
-def _select_tokens(model: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterator[None]:
+def select_tokens(model: PreTrainedModel, rows: Tensor, columns: Tensor) -> Iterator[None]:
     """Let the LM head see the hidden states of M chosen tokens only, as a matrix (M, H).
 
     A matrix, not a batch: a batch sends bfloat16 products on CPUs through a path that copies the weights.

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from peft import LoraConfig, PeftConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -81,6 +82,17 @@ def first_trained_layer(model: PreTrainedModel, top_layers: int) -> int:
     if not 1 <= top_layers <= count:
         raise ConfigError(f"top_layers is {top_layers}, but the model has {count} decoder layers: give 1 to {count}")
     return count - top_layers
+
+
+def leave_casts_to_autocast(model: nn.Module) -> None:
+    """Keep adapters from casting their inputs to their own float32, which autocast would undo at once.
+
+    The products are the same; the float32 copies of the activations, kept for the backward pass, are spared. Only for
+    models that run under autocast.
+    """
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False
 
 
 def _linear_names(model: PreTrainedModel) -> list[str]:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from rlgen.generation import completion_logprobs, generate, sample, tokenize_prompts
+from rlgen.decoding import sample
+from rlgen.generation import completion_logprobs, generate, tokenize_prompts
 from rlgen.models import load_policy, load_tokenizer
 from rlgen.scoring import pack_rows, token_logprobs
 
@@ -75,9 +76,9 @@ def test_rows_that_end_leave_the_batch_without_disturbing_the_others(tiny_llama)
     model = load_policy(tiny_llama, dtype="float32").eval()
     prompts = [[5, 6, 7], [8, 9], [10, 11, 12, 13]]
     arguments = {"num_generations": 1, "max_new_tokens": 10, "pad_token_id": 0, "temperature": 0}
-    free, _ = sample(model, prompts, eos_token_ids=[], **arguments)
+    free = sample(model, prompts, eos_token_ids=[], **arguments).tokens
     ends = free[1][4]
-    stopped, _ = sample(model, prompts, eos_token_ids=[ends], **arguments)
+    stopped = sample(model, prompts, eos_token_ids=[ends], **arguments).tokens
     for whole, cut in zip(free, stopped, strict=True):
         assert cut == (whole[: whole.index(ends) + 1] if ends in whole else whole)
 
@@ -86,7 +87,7 @@ def test_sampling_follows_the_models_distribution(tiny_llama):
     model = load_policy(tiny_llama, dtype="float32").eval()
     with torch.no_grad():
         expected = (model(torch.tensor([[5, 6, 7]])).logits[0, -1] / 0.1).softmax(-1)
-    tokens, _ = sample(
+    tokens = sample(
         model,
         [[5, 6, 7]],
         num_generations=4000,
@@ -95,7 +96,7 @@ def test_sampling_follows_the_models_distribution(tiny_llama):
         pad_token_id=0,
         temperature=0.1,
         generator=torch.Generator().manual_seed(0),
-    )
+    ).tokens
     counts = torch.tensor(tokens)[:, 0].bincount(minlength=len(expected)) / 4000
     top = expected.topk(5).indices
     # four standard errors of a proportion

@@ -4,7 +4,7 @@ Letters for shapes: N prompts, G completions a prompt, T completion tokens, S to
 tokens in all, H hidden size, F features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
@@ -14,9 +14,10 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rlgen.decoding import HiddenStates
+from rlgen.hidden import record_hidden, replay_hidden
 from rlgen.ppo.critic import critic_features
-from rlgen.ppo.trunk import record_hidden, replay_hidden
-from rlgen.scoring import PackedRows, pack_rows, token_logprobs
+from rlgen.scoring import PROMPT, PackedRows, pack_rows, token_logprobs
 
 
 @dataclass
@@ -77,6 +78,24 @@ def group_completions(
     return pack_rows([prompts[i] for i in starts], [completions[i : i + group] for i in starts], pad_token_id)
 
 
+def pack_hidden(hidden: HiddenStates, packed: PackedRows) -> Tensor:
+    """Lay activations from sampling out like the packed rows (N, S, H); 0 at padding and unread tokens.
+
+    Args:
+        hidden: of the N prompts and their G completions.
+        packed: rows of the same.
+    """
+    segment, position = packed.segment_ids, packed.position_ids
+    rows = torch.arange(len(segment), device=segment.device)[:, None]
+    lengths = (segment == PROMPT).sum(1, keepdim=True)
+    in_prompt = hidden.prompt[rows, (hidden.prompt.shape[1] - lengths + position).clamp(0, hidden.prompt.shape[1] - 1)]
+    in_completion = hidden.completion[
+        rows, (segment - 1).clamp(min=0), (position - lengths).clamp(0, hidden.completion.shape[2] - 1)
+    ]
+    states = torch.where((segment == PROMPT)[..., None], in_prompt, in_completion)
+    return states.masked_fill((segment < PROMPT)[..., None], 0)
+
+
 def score_rollout(
     policy: PreTrainedModel | PeftModel,
     reference: PreTrainedModel | None,
@@ -87,6 +106,7 @@ def score_rollout(
     temperature: float,
     max_completion_length: int,
     rows_at_a_time: int,
+    known: Mapping[int, Tensor] | None = None,
 ) -> Scored:
     """Score completions under policy and reference by the same code, and read the critic's features on the way.
 
@@ -99,6 +119,8 @@ def score_rollout(
         temperature: what the logits are divided by.
         max_completion_length: unit of the critic's position feature.
         rows_at_a_time: rows of a forward pass.
+        known: activations (N, S, H) after `trunk_depth` and `critic_layer` layers, if sampling has left them: then
+            only the layers above the trunk run. None computes them.
 
     Returns:
         Everything detached.
@@ -106,19 +128,25 @@ def score_rollout(
     depths = [critic_layer, trunk_depth] if trunk_depth else [critic_layer]
     shape = packed.completion_mask.shape
     logprobs, ref_logprobs = torch.zeros(2, *shape, device=packed.input_ids.device).unbind()
-    features, trunks = [], []
-    for start in range(0, shape[0], rows_at_a_time):
-        rows = slice(start, start + rows_at_a_time)
+    features: list[Tensor] = [torch.empty(0)] * shape[0]
+    trunks: list[Tensor] = [torch.empty(0)] * shape[0]
+    longest_first = (packed.segment_ids >= PROMPT).sum(1).argsort(descending=True)  # similar rows hold little padding
+    for rows in longest_first.split(rows_at_a_time):
         part = packed[rows]
         tokens, length = part.completion_mask.shape[2], part.input_ids.shape[1]
         base = reference if reference is not None else policy
         adapters_off = policy.disable_adapter() if reference is None else nullcontext()
-        with adapters_off, record_hidden(base, depths) as hidden:
+        below = None if known is None else known[trunk_depth][rows, :length]
+        with adapters_off, record_hidden(base, depths) as hidden, replay_hidden(base, trunk_depth, below):
             ref_logprobs[rows, :, :tokens] = token_logprobs(base, part, temperature=temperature)[0]
-        features.append(critic_features(hidden[critic_layer], part, max_completion_length))
-        trunk = hidden.get(trunk_depth) if trunk_depth else None
+        states = hidden[critic_layer] if known is None else known[critic_layer][rows, :length]
+        trunk = (hidden[trunk_depth] if below is None else below) if trunk_depth else None
         with replay_hidden(policy, trunk_depth, trunk):
             logprobs[rows, :, :tokens] = token_logprobs(policy, part, temperature=temperature)[0]
-        if trunk is not None:
-            trunks.append(nn.functional.pad(trunk, (0, 0, 0, packed.input_ids.shape[1] - length)))
-    return Scored(packed, logprobs, ref_logprobs, torch.cat(features), torch.cat(trunks) if trunks else None)
+        counts = part.completion_mask.sum((1, 2)).tolist()
+        of_critic = critic_features(states, part, max_completion_length).split(counts)
+        for k, row in enumerate(rows.tolist()):
+            features[row] = of_critic[k]
+            if trunk is not None:
+                trunks[row] = nn.functional.pad(trunk[k], (0, 0, 0, packed.input_ids.shape[1] - length))
+    return Scored(packed, logprobs, ref_logprobs, torch.cat(features), torch.stack(trunks) if trunk_depth else None)

@@ -22,17 +22,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOTrainer
 
+from rlgen.decoding import HiddenStates, sample
 from rlgen.errors import ConfigError, TrainingError
-from rlgen.generation import sample
+from rlgen.hidden import frozen_depth, replay_hidden
 from rlgen.models import load_policy
 from rlgen.ppo.advantages import explained_variance, gae, kl_estimate, masked_mean, token_rewards, whiten
 from rlgen.ppo.config import PPOConfig
 from rlgen.ppo.critic import Critic
 from rlgen.ppo.losses import policy_loss
-from rlgen.ppo.rollout import Rollout, Scored, group_completions, score_rollout
-from rlgen.ppo.trunk import frozen_depth, replay_hidden
+from rlgen.ppo.rollout import Rollout, Scored, group_completions, pack_hidden, score_rollout
 from rlgen.scoring import token_logprobs, unwrapped
-from rlgen.tuning import decoder_layers
+from rlgen.tuning import decoder_layers, leave_casts_to_autocast
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +97,8 @@ class PPOTrainer(GRPOTrainer):
         if self.reference is not None:
             self.reference.to(self.accelerator.device)
         policy = unwrapped(self.model)
+        if args.bf16 or args.fp16:
+            leave_casts_to_autocast(policy)
         self.trunk_depth = frozen_depth(policy) if args.cache_trunk and self.reference is None else 0
         self.critic_layer = self._critic_layer(policy)
         with torch.random.fork_rng(devices=[]):
@@ -113,6 +115,7 @@ class PPOTrainer(GRPOTrainer):
         # Siblings share one packed row where the model takes a mask that hides them; None until that is tried.
         self._shares_prompts = None if policy.config._attn_implementation in ("sdpa", "eager") else False
         self._rewards_per_func: Tensor | None = None
+        self._sampled_hidden: dict[int, HiddenStates] = {}
         self._reference_checked = False
 
     def _critic_layer(self, policy: PreTrainedModel) -> int:
@@ -130,8 +133,10 @@ class PPOTrainer(GRPOTrainer):
         if self.use_vllm or self.use_transformers_continuous_batching or sharded or images is not None:
             return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
         group = self._group_size(prompt_ids)
+        # Activations of frozen layers are the reference's too: what sampling has visited need not be computed again.
+        in_trunk = self.trunk_depth and self.critic_layer <= self.trunk_depth
         with self.accelerator.autocast():
-            tokens, _ = sample(
+            sampled = sample(
                 unwrapped(self.model),
                 prompt_ids[::group],
                 num_generations=group,
@@ -139,8 +144,10 @@ class PPOTrainer(GRPOTrainer):
                 eos_token_ids=self.eos_token_ids,
                 pad_token_id=self._tokenizer.pad_token_id,
                 temperature=self.temperature,
+                hidden_depths=[self.trunk_depth, self.critic_layer] if in_trunk else [],
             )
-        return tokens, None
+        self._sampled_hidden = sampled.hidden
+        return sampled.tokens, None
 
     def _group_size(self, prompt_ids: list[list[int]]) -> int:
         """Completions that stand side by side with the same prompt on this process; 1 if groups are torn apart."""
@@ -181,6 +188,7 @@ class PPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Sample, score, estimate advantages and fit the critic: one rollout, as rows to split into minibatches."""
+        self._sampled_hidden = {}
         output = super()._generate_and_score_completions(inputs)
         training = self.model.training
         rows = output["prompt_mask"].shape[0]
@@ -249,6 +257,10 @@ class PPOTrainer(GRPOTrainer):
         policy_was_training = policy.training
         policy.eval()
         size = self.args.per_device_train_batch_size if policy_was_training else self.args.per_device_eval_batch_size
+        # Sampling has packed each prompt with its whole group; rows that were packed otherwise are read anew.
+        same_rows = all(len(states.completion) == len(packed.input_ids) for states in self._sampled_hidden.values())
+        sampled = self._sampled_hidden if same_rows else {}
+        known = {depth: pack_hidden(states, packed) for depth, states in sampled.items()}
         with torch.no_grad(), self.accelerator.autocast():
             scored = score_rollout(
                 policy,
@@ -259,7 +271,9 @@ class PPOTrainer(GRPOTrainer):
                 temperature=self.temperature,
                 max_completion_length=self.max_completion_length,
                 rows_at_a_time=max(size // group, 1),
+                known=known or None,
             )
+        self._sampled_hidden = {}
         policy.train(policy_was_training)
         return scored
 
