@@ -7,6 +7,7 @@ cached positions, A completions of a prompt that still grow, M completions that 
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -211,7 +212,7 @@ class _Growing:
         positions = (self.lengths[:, None] + self.step - 1).expand_as(slots)
         rows, columns = (slots >= 0).nonzero(as_tuple=True)
         mask = self._mask()
-        with fast_decoding(self.inner):
+        with fast_decoding(self.inner) if self.shares else nullcontext():  # it takes masks of ours only
             logits, hidden = self._forward(tokens, positions, mask, self.cache, rows, columns)
         for depth, states in hidden.items():
             kept = self._kept(depth, states)

@@ -147,7 +147,8 @@ def token_logprobs(
             position_ids=packed.position_ids,
             use_cache=False,
         ).logits  # (M, V)
-    logprobs = (logits.float() / temperature).log_softmax(-1)
+    logits = logits.float()
+    logprobs = (logits if temperature == 1 else logits / temperature).log_softmax(-1)  # V is large: spare a copy
     taken = logprobs.gather(1, packed.completion_ids[keep][:, None])[:, 0]
     template = torch.zeros(keep.shape, dtype=torch.float32, device=keep.device)
     entropy = None

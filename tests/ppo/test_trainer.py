@@ -16,6 +16,7 @@ from rlgen.errors import ConfigError, TrainingError
 from rlgen.models import load_policy, load_tokenizer
 from rlgen.ppo import PPOConfig, PPOTrainer
 from rlgen.ppo.config import GRPO_ONLY
+from rlgen.ppo.rollout import score_rollout
 
 ROWS = Dataset.from_dict({"prompt": [f"Say number {i}" + " please" * (i % 3) for i in range(32)]})
 
@@ -138,11 +139,22 @@ def test_it_finds_a_known_optimum(tiny_llama, tmp_path, completions):
     assert sum(rewards[-5:]) / 5 > 0.95
 
 
-def test_leaving_the_frozen_trunk_out_changes_nothing(tiny, tmp_path):
-    cached = make(tiny, tmp_path / "a", num_ppo_epochs=2, cache_trunk=True)
+@pytest.mark.parametrize("critic_layer", [2, 3], ids=["critic in the trunk", "critic above"])
+def test_leaving_the_frozen_trunk_out_changes_nothing(tiny, tmp_path, critic_layer, monkeypatch):
+    from_sampling = []
+
+    def score(*args, known, **kwargs):
+        from_sampling.append(known is not None)
+        return score_rollout(*args, known=known, **kwargs)
+
+    monkeypatch.setattr("rlgen.ppo.trainer.score_rollout", score)
+    cached = make(tiny, tmp_path / "a", num_ppo_epochs=2, cache_trunk=True, critic_layer=critic_layer)
     cached.train()
-    plain = make(tiny, tmp_path / "b", num_ppo_epochs=2, cache_trunk=False)
+    assert from_sampling == [critic_layer == 2] * len(from_sampling)
+    from_sampling.clear()
+    plain = make(tiny, tmp_path / "b", num_ppo_epochs=2, cache_trunk=False, critic_layer=critic_layer)
     plain.train()
+    assert not any(from_sampling)
     assert (cached.trunk_depth, plain.trunk_depth) == (2, 0)
     assert_same(trained_weights(cached), trained_weights(plain), atol=1e-5, rtol=1e-4)
 
