@@ -45,7 +45,8 @@ def test_the_models_own_kernel_comes_back_also_after_an_error(tiny_llama):
             seen.append(model.config._attn_implementation)
             raise KeyError
 
-    pytest.raises(KeyError, fail)
+    with pytest.raises(KeyError):
+        fail()
     assert seen == [DECODE]
     assert model.config._attn_implementation == "sdpa"
 
