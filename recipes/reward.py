@@ -11,7 +11,6 @@ sequence-classification folder, pairs/{train,heldout}.jsonl for `rlgen dpo`, and
 pairs with its interval, beside rankers that see only a surface. The same command goes on with an interrupted run.
 """
 
-import gc
 import json
 import statistics
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from trl import RewardConfig, RewardTrainer
 from rlgen.config import ModelArguments, TaskArguments, fit_to_machine, parse_arguments, recipe, resolved_config
 from rlgen.data import check_disjoint, load_rows
 from rlgen.generation import Completion, generate
+from rlgen.memory import release_memory
 from rlgen.models import load_policy, load_reward_model, load_tokenizer, save_model, starting_model
 from rlgen.preferences import build_pairs, evaluate_pairs, sample_once, split_pairs, write_jsonl
 from rlgen.rewards import check_rewards, load_rewards, weighted_sum
@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, folder, merge=True)
     metrics = result.metrics
     del trainer, model
-    gc.collect()
+    release_memory()
     scorer = RewardModel(args.output_dir, standardize=False, trust_remote_code=args.trust_remote_code)
     chosen, rejected = scorer.score_pairs(train.select(range(min(len(train), 128))))
     scores = {"mean": statistics.fmean(chosen + rejected), "std": statistics.pstdev(chosen + rejected)}

@@ -1,4 +1,4 @@
-"""What a run hangs on a transformers trainer: metrics as JSON lines, and progress."""
+"""What a run hangs on a transformers trainer: metrics as JSON lines, progress, and a tidy heap."""
 
 import json
 import time
@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from rlgen.memory import trim_heap
 from rlgen.progress import report_progress
 from rlgen.runs import finite, read_metrics, write_atomic
 
@@ -79,6 +80,26 @@ class ProgressCallback(TrainerCallback):
     def _report(self, state: TrainerState) -> None:
         if state.is_world_process_zero and state.max_steps > 0:
             report_progress(self.name, min(state.global_step, state.max_steps), state.max_steps, **self.latest)
+
+
+class TrimHeapCallback(TrainerCallback):
+    """Trims the heap between steps, now and then: pages that are needed again cost a little to get back.
+
+    Args:
+        seconds: between two trims, at least.
+    """
+
+    def __init__(self, seconds: float = 5.0) -> None:
+        self.seconds = seconds
+        self.last = time.monotonic()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Trim if it is time to."""
+        if time.monotonic() - self.last >= self.seconds:
+            trim_heap()
+            self.last = time.monotonic()
 
 
 def silence_printer() -> None:

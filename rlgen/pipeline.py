@@ -1,8 +1,6 @@
 """A chain of stages in one run folder: a manifest that survives any stop, and the proof that no rows were shared."""
 
 import contextlib
-import ctypes
-import gc
 import itertools
 import json
 import logging
@@ -17,6 +15,7 @@ from typing import Any, Protocol
 
 import rlgen
 from rlgen.errors import DataError, RunError
+from rlgen.memory import release_memory
 from rlgen.runs import barely_begun, now, package_versions, write_atomic
 
 logger = logging.getLogger(__name__)
@@ -106,18 +105,11 @@ def run_stages(
         entry.update(state=FINISHED, finished=now(), data=_stage_data(folder / stage.name))
         manifest["data"] = prove_disjoint(folder, [s.name for s in stages])
         _save(folder, manifest)
-        _release_memory()
+        release_memory()
     if manifest["finished"] is None:
         manifest["finished"] = now()
         _save(folder, manifest)
     return manifest
-
-
-def _release_memory() -> None:
-    """Give memory back between stages: to Python, and where there is glibc, from its heap to the system."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def open_manifest(folder: Path, stages: Sequence[Stage], settings: Mapping[str, Any]) -> dict[str, Any]:

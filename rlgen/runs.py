@@ -174,14 +174,14 @@ class Run:
             self._save()
 
     def callbacks(self) -> "list[TrainerCallback]":
-        """Callbacks for a transformers trainer: `metrics.jsonl` and progress.
+        """Callbacks for a transformers trainer: `metrics.jsonl`, progress, and memory given back now and then.
 
         The trainer's own printing of log dictionaries is switched off, since it would tear the progress display.
         """
-        from rlgen.callbacks import MetricsCallback, ProgressCallback, silence_printer
+        from rlgen.callbacks import MetricsCallback, ProgressCallback, TrimHeapCallback, silence_printer
 
         silence_printer()
-        return [MetricsCallback(self.path / "metrics.jsonl"), ProgressCallback(self.stage)]
+        return [MetricsCallback(self.path / "metrics.jsonl"), ProgressCallback(self.stage), TrimHeapCallback()]
 
     def _save(self) -> None:
         if _writes():

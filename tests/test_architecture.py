@@ -42,6 +42,7 @@ LEVELS = {
     "rlgen.callbacks": 1,
     "rlgen.runs": 1,
     "rlgen.progress": 1,
+    "rlgen.memory": 1,
     "reward_models": 0,
     "rlgen.errors": 0,
     "rlgen": 0,

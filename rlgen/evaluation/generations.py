@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import logging
@@ -18,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlgen.evaluation.checkpoints import Checkpoint
 from rlgen.generation import Completion, Prompt, completion_logprobs, generate
+from rlgen.memory import release_memory
 from rlgen.models import load_policy, load_tokenizer
 from rlgen.runs import report_progress
 
@@ -141,7 +141,7 @@ class Loaded:
     def free(self) -> None:
         """Give the memory back."""
         self._model = None
-        gc.collect()
+        release_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
