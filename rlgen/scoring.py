@@ -36,7 +36,7 @@ class PackedRows:
     completion_mask: Tensor
     """(N, G, T) True for real completion tokens."""
 
-    def __getitem__(self, rows: slice) -> "PackedRows":
+    def __getitem__(self, rows: slice | Tensor) -> "PackedRows":
         """Some of the rows, without the padding that none of them needs."""
         part = PackedRows(*(getattr(self, field.name)[rows] for field in fields(self)))
         length = max(int((part.segment_ids != PADDING).sum(1).max()), 1)

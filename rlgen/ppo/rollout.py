@@ -14,8 +14,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rlgen.ppo.critic import critic_features
-from rlgen.ppo.trunk import record_hidden, replay_hidden
+from rlgen.ppo.critic import Critic
+from rlgen.ppo.trunk import record_final, record_hidden, replay_hidden
 from rlgen.scoring import PackedRows, pack_rows, token_logprobs
 
 
@@ -28,8 +28,8 @@ class Scored:
     """(N, G, T) under the policy that sampled."""
     ref_logprobs: Tensor
     """(N, G, T) under the reference."""
-    features: Tensor
-    """(M, F) for the critic."""
+    features: Tensor | None
+    """(M, F) for the critic, unless it computes hidden states of its own."""
     trunk: Tensor | None
     """(N, S, H) output of the frozen lower layers, if they are left out of the updates."""
 
@@ -82,10 +82,9 @@ def score_rollout(
     reference: PreTrainedModel | None,
     packed: PackedRows,
     *,
-    critic_layer: int,
+    critic: Critic,
     trunk_depth: int,
     temperature: float,
-    max_completion_length: int,
     rows_at_a_time: int,
 ) -> Scored:
     """Score completions under policy and reference by the same code, and read the critic's features on the way.
@@ -94,16 +93,15 @@ def score_rollout(
         policy: the model that sampled; with adapters off it is the reference, unless one is given.
         reference: a model of its own, or None.
         packed: N rows.
-        critic_layer: number of decoder layers below the critic.
+        critic: says what it reads on the way.
         trunk_depth: number of frozen lower layers that the policy shares with the reference.
         temperature: what the logits are divided by.
-        max_completion_length: unit of the critic's position feature.
         rows_at_a_time: rows of a forward pass.
 
     Returns:
         Everything detached.
     """
-    depths = [critic_layer, trunk_depth] if trunk_depth else [critic_layer]
+    depths = [depth for depth in (critic.layer, trunk_depth) if depth]
     shape = packed.completion_mask.shape
     logprobs, ref_logprobs = torch.zeros(2, *shape, device=packed.input_ids.device).unbind()
     features, trunks = [], []
@@ -115,10 +113,17 @@ def score_rollout(
         adapters_off = policy.disable_adapter() if reference is None else nullcontext()
         with adapters_off, record_hidden(base, depths) as hidden:
             ref_logprobs[rows, :, :tokens] = token_logprobs(base, part, temperature=temperature)[0]
-        features.append(critic_features(hidden[critic_layer], part, max_completion_length))
         trunk = hidden.get(trunk_depth) if trunk_depth else None
-        with replay_hidden(policy, trunk_depth, trunk):
+        with replay_hidden(policy, trunk_depth, trunk), record_final(policy, critic.reads_policy) as final:
             logprobs[rows, :, :tokens] = token_logprobs(policy, part, temperature=temperature)[0]
+        features.append(critic.features(hidden, final[-1] if final else None, part))
         if trunk is not None:
             trunks.append(nn.functional.pad(trunk, (0, 0, 0, packed.input_ids.shape[1] - length)))
-    return Scored(packed, logprobs, ref_logprobs, torch.cat(features), torch.cat(trunks) if trunks else None)
+    read = [part for part in features if part is not None]
+    return Scored(
+        packed,
+        logprobs,
+        ref_logprobs,
+        torch.cat(read) if read else None,
+        torch.cat(trunks) if trunks else None,
+    )

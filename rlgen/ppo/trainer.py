@@ -26,13 +26,13 @@ from rlgen.errors import ConfigError, TrainingError
 from rlgen.generation import sample
 from rlgen.models import load_policy
 from rlgen.ppo.advantages import explained_variance, gae, kl_estimate, masked_mean, token_rewards, whiten
+from rlgen.ppo.calibration import calibration
 from rlgen.ppo.config import PPOConfig
-from rlgen.ppo.critic import Critic
+from rlgen.ppo.critic import build_critic
 from rlgen.ppo.losses import policy_loss
 from rlgen.ppo.rollout import Rollout, Scored, group_completions, score_rollout
 from rlgen.ppo.trunk import frozen_depth, replay_hidden
 from rlgen.scoring import token_logprobs, unwrapped
-from rlgen.tuning import decoder_layers
 
 logger = logging.getLogger(__name__)
 
@@ -98,29 +98,22 @@ class PPOTrainer(GRPOTrainer):
             self.reference.to(self.accelerator.device)
         policy = unwrapped(self.model)
         self.trunk_depth = frozen_depth(policy) if args.cache_trunk and self.reference is None else 0
-        self.critic_layer = self._critic_layer(policy)
+        if args.critic == "adapter" and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise ConfigError("critic adapter needs the whole model in each process: take another critic")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args.seed)  # TRL has seeded each process differently; critics must start alike
-            self.critic = Critic(
-                policy.config.get_text_config().hidden_size,
-                width=args.critic_width,
-                learning_rate=args.critic_learning_rate,
-                dropout=args.critic_dropout,
-                weight_decay=args.critic_weight_decay,
-                replay_rollouts=args.critic_replay_rollouts,
+            self.critic = build_critic(
+                args,
+                policy,
+                self._tokenizer,
                 device=self.accelerator.device,
+                trunk_depth=self.trunk_depth,
+                autocast=self.accelerator.autocast,
             )
         # Siblings share one packed row where the model takes a mask that hides them; None until that is tried.
         self._shares_prompts = None if policy.config._attn_implementation in ("sdpa", "eager") else False
         self._rewards_per_func: Tensor | None = None
         self._reference_checked = False
-
-    def _critic_layer(self, policy: PreTrainedModel) -> int:
-        count = len(decoder_layers(policy))
-        layer = round(count * 2 / 3) if self.args.critic_layer is None else self.args.critic_layer
-        if not 1 <= layer <= count:
-            raise ConfigError(f"critic_layer is {layer}, but the model has {count} decoder layers: give 1 to {count}")
-        return layer
 
     # --- rollout ---
 
@@ -254,10 +247,9 @@ class PPOTrainer(GRPOTrainer):
                 policy,
                 self.reference,
                 packed,
-                critic_layer=self.critic_layer,
+                critic=self.critic,
                 trunk_depth=self.trunk_depth,
                 temperature=self.temperature,
-                max_completion_length=self.max_completion_length,
                 rows_at_a_time=max(size // group, 1),
             )
         policy.train(policy_was_training)
@@ -277,7 +269,7 @@ class PPOTrainer(GRPOTrainer):
             return
         causes = []
         if isinstance(policy, PeftModel):
-            trained = any(bool(p.any()) for n, p in policy.named_parameters() if "lora_B" in n)
+            trained = any(bool(p.any()) for n, p in policy.named_parameters() if "lora_B" in n and p.requires_grad)
             causes.append("the adapter is trained already: merge it into the model first" if trained else "")
         elif self.reference is not None and self.reference.dtype != policy.dtype:
             causes.append(f"the dtypes differ ({policy.dtype} and {self.reference.dtype})")
@@ -296,21 +288,25 @@ class PPOTrainer(GRPOTrainer):
             rewards = whiten(rewards, keep, shift_mean=False, total=self._sum_over_processes)
         if not bool(self.critic.fitted):
             self.critic.start_at(float(self._mean_over_processes(masked_mean(rewards.sum(1), keep.any(1)))))
-        known = self.critic.values(scored.features)
+        states = self.critic.states(scored)
+        known = self.critic.values(states)
         values = torch.zeros(keep.shape, device=keep.device).masked_scatter(keep, known)
         advantages, returns = gae(rewards, values, keep, args.gamma, args.lam)
         if args.whiten_advantages:
             advantages = whiten(advantages, keep, total=self._sum_over_processes)
         self._record("critic/explained_variance", explained_variance(known, returns[keep]))
+        for name, number in zip(("slope", "intercept"), calibration(known, returns[keep]), strict=True):
+            self._record(f"critic/calibration_{name}", number)
         self._record("critic/value", float(masked_mean(values, keep)))
         self._record("critic/return", float(masked_mean(returns, keep)))
         loss, clipped = self.critic.fit(
-            scored.features,
+            states,
             returns[keep],
+            known,
             epochs=args.critic_epochs,
             minibatches=args.critic_minibatches,
             cliprange_value=args.cliprange_value,
-            mean_gradient=self._mean_over_processes,
+            mean_over_processes=self._mean_over_processes,
         )
         self._record("loss/value", loss)
         self._record("critic/clip_fraction", clipped)

@@ -42,6 +42,28 @@ def record_hidden(model: nn.Module, depths: Sequence[int]) -> Iterator[dict[int,
             hook.remove()
 
 
+def decoder(model: nn.Module) -> nn.Module:
+    """The model below the LM head, whose output begins with the final hidden state; PEFT-wrapped or not."""
+    inner = unwrapped(model)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    below: nn.Module = inner.base_model
+    return below
+
+
+@contextmanager
+def record_final(model: nn.Module, wanted: bool = True) -> Iterator[list[Tensor]]:
+    """Record the final hidden state (N, S, H), after the last norm, of each forward pass; nothing unless wanted."""
+    recorded: list[Tensor] = []
+    if not wanted:
+        yield recorded
+        return
+    hook = decoder(model).register_forward_hook(lambda _, __, output: recorded.append(output[0].detach()))
+    try:
+        yield recorded
+    finally:
+        hook.remove()
+
+
 @contextmanager
 def replay_hidden(model: nn.Module, depth: int, hidden: Tensor | None) -> Iterator[None]:
     """Run only the decoder layers above `depth`: the ones below answer with their known output.
