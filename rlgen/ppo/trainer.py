@@ -269,7 +269,7 @@ class PPOTrainer(GRPOTrainer):
             return
         causes = []
         if isinstance(policy, PeftModel):
-            trained = any(bool(p.any()) for n, p in policy.named_parameters() if "lora_B" in n and p.requires_grad)
+            trained = any(bool(p.any()) for n, p in policy.named_parameters() if "lora_B" in n)
             causes.append("the adapter is trained already: merge it into the model first" if trained else "")
         elif self.reference is not None and self.reference.dtype != policy.dtype:
             causes.append(f"the dtypes differ ({policy.dtype} and {self.reference.dtype})")

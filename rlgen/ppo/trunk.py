@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rlgen.scoring import unwrapped
+from rlgen.scoring import PackedRows, unwrapped
 from rlgen.tuning import decoder_layers
 
 
@@ -48,6 +48,16 @@ def decoder(model: nn.Module) -> nn.Module:
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
     below: nn.Module = inner.base_model
     return below
+
+
+def run_decoder(model: nn.Module, packed: PackedRows) -> Tensor:
+    """Final hidden states (N, S, H) of packed rows; no logits."""
+    inner = unwrapped(model)
+    mask = packed.attention_mask(inner.config._attn_implementation, inner.dtype)
+    hidden: Tensor = decoder(model)(
+        input_ids=packed.input_ids, attention_mask=mask, position_ids=packed.position_ids, use_cache=False
+    )[0]
+    return hidden
 
 
 @contextmanager

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import set_peft_model_state_dict
 from torch import Tensor, nn
 
 from rlgen.errors import ConfigError
 from rlgen.ppo.critic.base import CriticOptions
 from rlgen.ppo.critic.tokens import TokenCritic, TokenStates
-from rlgen.ppo.trunk import decoder, frozen_depth, replay_hidden
+from rlgen.ppo.trunk import frozen_depth, replay_hidden, run_decoder
 
 NAME = "critic"
 
@@ -20,8 +21,8 @@ NAME = "critic"
 class AdapterCritic(TokenCritic):
     """Base weights are shared, adapter and value head are the critic's own (Santacroce et al. 2023, arXiv 2309.00754).
 
-    The adapter lives in the policy's layers, but the policy does not know of it: it is not listed among the model's
-    adapters, so that saving and merging pass it by, and it asks for gradients only while the critic is fitted.
+    The adapter is part of the policy's layers only while the critic is at work; at all other times the policy does not
+    have it, so that its gradients, saving, merging and the reference (adapters off) are those of a policy alone.
 
     Args:
         policy: with adapters of its own.
@@ -47,11 +48,11 @@ class AdapterCritic(TokenCritic):
         weights: dict[str, Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
-        parameters = add_hidden_adapter(policy, adapter, weights)
+        parameters, parts = make_adapter(policy, adapter, weights)
         # A parameter's own module may not have dots in its name.
         backbone = nn.ParameterDict({name.replace(".", "/"): value for name, value in parameters.items()})
         super().__init__(policy.config.get_text_config().hidden_size, options, backbone, **kwargs)
-        self.adapter = adapter
+        self.adapter, self._parts = adapter, parts
         self._policy = [policy]  # in a list, or its parameters would count as the critic's
         with self.in_charge():
             self.trunk_depth = trunk_depth if frozen_depth(policy) >= trunk_depth else 0
@@ -63,28 +64,27 @@ class AdapterCritic(TokenCritic):
 
     def hidden(self, states: TokenStates) -> Tensor:
         """Final hidden states (N, S, H) of the base with the critic's adapter; only while it is in charge."""
-        packed, model = states.packed, decoder(self.policy)
-        mask = packed.attention_mask(self.policy.config._attn_implementation, self.policy.dtype)
         with replay_hidden(self.policy, self.trunk_depth, states.trunk):
-            hidden: Tensor = model(
-                input_ids=packed.input_ids, attention_mask=mask, position_ids=packed.position_ids, use_cache=False
-            )[0]
-        return hidden
+            return run_decoder(self.policy, states.packed)
 
     @contextmanager
     def in_charge(self) -> Iterator[None]:
         """The critic's adapter instead of the policy's, without dropout; afterwards all is as it was."""
         tuner, training = self.policy.base_model, self.policy.training
         active = tuner.active_adapters
-        trainable = {name: parameter.requires_grad for name, parameter in self.policy.named_parameters()}
-        self.policy.eval()
-        tuner.set_adapter(NAME)
+        trainable = [(parameter, parameter.requires_grad) for parameter in self.policy.parameters()]
+        for container, part in self._parts:
+            container[NAME] = part
         try:
+            tuner.set_adapter(NAME)
+            self.policy.eval()
             yield
         finally:
+            for container, _ in self._parts:
+                del container[NAME]
             tuner.set_adapter(active)
-            for name, parameter in self.policy.named_parameters():
-                parameter.requires_grad_(trainable[name])
+            for parameter, required in trainable:
+                parameter.requires_grad_(required)
             self.policy.train(training)
 
     def describe(self) -> dict[str, Any]:
@@ -103,20 +103,23 @@ def critic_adapter(like: PeftConfig) -> PeftConfig:
     return config
 
 
-def add_hidden_adapter(
-    policy: PeftModel, adapter: PeftConfig, weights: dict[str, Tensor] | None = None
-) -> dict[str, nn.Parameter]:
-    """Add an adapter that PEFT does not list, and return its parameters by name.
+def make_adapter(
+    policy: PeftModel, adapter: PeftConfig, weights: dict[str, Tensor] | None
+) -> tuple[dict[str, nn.Parameter], list[tuple[Any, Any]]]:
+    """Let PEFT make an adapter for a model, and take it out again.
+
+    Returns:
+        Its parameters by name, and its parts, each with the container of a layer that it belongs into.
 
     Raises:
-        ConfigError: a critic's adapter is there already, or this one does not fit.
+        ConfigError: it does not fit the model.
     """
     before = {name for name, _ in policy.named_parameters()}
-    if any(f".{NAME}." in name for name in before):
-        raise ConfigError(f"the policy has an adapter named {NAME} already: rename it, or take another critic")
+    loaded = None
     try:
         policy.add_adapter(NAME, adapter)
-        loaded = set_peft_model_state_dict(policy, weights, NAME) if weights is not None else None
+        if weights is not None:
+            loaded = set_peft_model_state_dict(policy, weights, NAME)
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ConfigError(f"the critic's adapter does not fit the policy: {reason}; take another critic") from error
@@ -127,6 +130,15 @@ def add_hidden_adapter(
         if odd := [*loaded.unexpected_keys, *absent]:
             raise ConfigError(f"the critic's adapter does not fit the policy, for example in {odd[0]}")
     parameters = {name: value for name, value in policy.named_parameters() if name not in before}
-    for parameter in parameters.values():
-        parameter.requires_grad_(False)
-    return parameters
+    layers = [module for module in policy.modules() if isinstance(module, BaseTunerLayer)]
+    parts = [
+        (container, container[NAME])
+        for layer in layers
+        for container in layer.children()
+        if isinstance(container, (nn.ModuleDict, nn.ParameterDict)) and NAME in container
+    ]
+    for container, _ in parts:
+        del container[NAME]
+    if not parameters or {name for name, _ in policy.named_parameters()} != before:
+        raise ConfigError(f"critic adapter does not go with adapters of type {adapter.peft_type}: take another critic")
+    return parameters, parts

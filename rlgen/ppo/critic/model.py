@@ -1,7 +1,7 @@
 """The critic `model`: a separate transformer, decoder or encoder, with a value head."""
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from rlgen.ppo.critic.base import CriticOptions
 from rlgen.ppo.critic.features import states_of
 from rlgen.ppo.critic.tokens import TokenCritic, TokenStates
 from rlgen.scoring import PADDING, PROMPT, PackedRows, pack_rows
+
+if TYPE_CHECKING:
+    from rlgen.ppo.rollout import Scored
 
 
 class ModelCritic(TokenCritic):
@@ -55,7 +58,7 @@ class ModelCritic(TokenCritic):
         self.backbone.eval()
         return self
 
-    def states(self, scored: Any) -> TokenStates:
+    def states(self, scored: "Scored | TokenStates") -> TokenStates:
         """Tokens; each completion with a prompt of its own where the model cannot share it."""
         return TokenStates(scored.packed if self.shares_prompts else separate(scored.packed))
 

@@ -71,7 +71,7 @@ class TokenCritic(Critic):
         """Around everything that runs or trains the backbone."""
         yield
 
-    def states(self, scored: "Scored") -> TokenStates:
+    def states(self, scored: "Scored | TokenStates") -> TokenStates:
         """Tokens, and what is known of their lower layers."""
         return TokenStates(scored.packed, scored.trunk)
 
