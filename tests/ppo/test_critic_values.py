@@ -12,6 +12,7 @@ from rlgen.ppo.critic.base import CriticOptions
 from rlgen.ppo.critic.model import ModelCritic, prefix_mask
 from rlgen.ppo.critic.tokens import TokenStates
 from rlgen.scoring import pack_rows
+from rlgen.tiny import tiny_model
 
 PROMPTS = [[5, 6, 7, 8], [9, 10], [11, 12, 13]]
 COMPLETIONS = [[20, 21, 22], [23, 24, 25, 26, 27], [28]]
@@ -98,8 +99,6 @@ def test_values_of_text_and_of_tokens(critic, tiny_llama):
 
 
 def test_a_critic_that_does_not_fit_is_one_clear_line(make_trainer, tmp_path, tiny_bert):
-    from rlgen.tiny import tiny_model
-
     trainer = make_trainer()
     trainer.critic.save(tmp_path / "critic")
     small = load_policy(tiny_model(tmp_path / "small", hidden=32, layers=2), dtype="float32")

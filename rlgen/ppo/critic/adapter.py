@@ -114,8 +114,9 @@ def make_adapter(
     Raises:
         ConfigError: it does not fit the model.
     """
-    before = {name for name, _ in policy.named_parameters()}
-    loaded = None
+    if NAME in policy.peft_config:
+        raise ConfigError(f"the policy has an adapter named {NAME} already: rename it, or take another critic")
+    before, loaded = {id(parameter) for parameter in policy.parameters()}, None
     try:
         policy.add_adapter(NAME, adapter)
         if weights is not None:
@@ -129,7 +130,7 @@ def make_adapter(
         absent = [name for name in loaded.missing_keys if f".{NAME}." in name]
         if odd := [*loaded.unexpected_keys, *absent]:
             raise ConfigError(f"the critic's adapter does not fit the policy, for example in {odd[0]}")
-    parameters = {name: value for name, value in policy.named_parameters() if name not in before}
+    parameters = {name: value for name, value in policy.named_parameters() if id(value) not in before}
     layers = [module for module in policy.modules() if isinstance(module, BaseTunerLayer)]
     parts = [
         (container, container[NAME])
@@ -139,6 +140,6 @@ def make_adapter(
     ]
     for container, _ in parts:
         del container[NAME]
-    if not parameters or {name for name, _ in policy.named_parameters()} != before:
+    if not parameters or {id(parameter) for parameter in policy.parameters()} != before:
         raise ConfigError(f"critic adapter does not go with adapters of type {adapter.peft_type}: take another critic")
     return parameters, parts
