@@ -98,7 +98,7 @@ def test_values_of_text_and_of_tokens(critic, tiny_llama):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-4)
 
 
-def test_a_critic_that_does_not_fit_is_one_clear_line(make_trainer, tmp_path, tiny_bert):
+def test_a_critic_that_does_not_fit_is_one_clear_line(make_trainer, tmp_path):
     trainer = make_trainer()
     trainer.critic.save(tmp_path / "critic")
     small = load_policy(tiny_model(tmp_path / "small", hidden=32, layers=2), dtype="float32")
