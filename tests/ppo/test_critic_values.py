@@ -1,5 +1,7 @@
 """Values of single states: what they may depend on, and critics outside training."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from peft import PeftModel
@@ -124,6 +126,20 @@ def test_the_page_stands_alone_and_escapes_tokens():
     assert "http" not in page
     with pytest.raises(ValueError, match="zip"):
         values_html(["a"], [])
+
+
+def test_the_snippet_of_the_documentation_runs(make_trainer, tmp_path, tiny_llama, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "critics.md").read_text(encoding="utf-8")
+    snippet = text.partition("```python\n")[2].partition("```")[0]
+    trainer = make_trainer("runs/ppo")
+    trainer.save_model()
+    load_tokenizer(tiny_llama).save_pretrained(tmp_path / "runs" / "ppo")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(snippet, names)
+    assert len(names["values"]) == len(names["tokens"]) > 5
+    assert "two numbers" in "".join(names["tokens"])
+    assert (tmp_path / "values.html").read_text(encoding="utf-8").count("<span") == len(names["values"])
 
 
 # Encoders

@@ -5,6 +5,14 @@ Whatever the kind, a critic has an optimizer of its own and never touches the po
 
 from rlgen.ppo.critic.base import Critic
 from rlgen.ppo.critic.build import build_critic
-from rlgen.ppo.critic.values import LoadedCritic, completion_values, load_critic, values_html
+from rlgen.ppo.critic.values import LoadedCritic, completion_tokens, completion_values, load_critic, values_html
 
-__all__ = ["Critic", "LoadedCritic", "build_critic", "completion_values", "load_critic", "values_html"]
+__all__ = [
+    "Critic",
+    "LoadedCritic",
+    "build_critic",
+    "completion_tokens",
+    "completion_values",
+    "load_critic",
+    "values_html",
+]
