@@ -6,6 +6,7 @@ from math import ceil
 from trl import GRPOConfig
 
 from rlgen.errors import ConfigError
+from rlgen.ppo.critic.settings import KINDS, settle_critic
 
 # What these do in GRPO's loss or advantage has no place in PPO; set away from its default, each is an error.
 GRPO_ONLY = {
@@ -93,17 +94,38 @@ class PPOConfig(GRPOConfig):
     missing_eos_penalty: float | None = field(
         default=None, metadata={"help": "Taken off the score of a completion that hit the length limit."}
     )
+    critic: str = field(
+        default="frozen",
+        metadata={
+            "help": "frozen: reads a frozen layer of the reference; head: the policy's final hidden state; adapter: a "
+            "second adapter on the policy's base; model: a model of its own.",
+            "choices": list(KINDS),
+        },
+    )
+    critic_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Decoder or encoder with the policy's vocabulary, for critic model."}
+    )
+    critic_init: str | None = field(
+        default=None,
+        metadata={
+            "help": "Reward model to start from: a folder or hub id for critic model, an adapter folder (SEQ_CLS) on "
+            "the policy's base for critic adapter."
+        },
+    )
     critic_layer: int | None = field(
-        default=None, metadata={"help": "Decoder layers below the critic; default two thirds of them."}
+        default=None, metadata={"help": "Decoder layers below critic frozen; default two thirds of them."}
     )
     critic_width: int = field(default=0, metadata={"help": "Units of the critic's hidden layer; 0 for linear."})
-    critic_learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of the critic."})
+    critic_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of the critic; default 1e-4, for critic model 1e-5."}
+    )
     critic_epochs: int = field(default=2, metadata={"help": "Passes of the critic over the latest rollouts."})
     critic_minibatches: int = field(default=4, metadata={"help": "Steps of the critic a pass and rollout."})
     critic_dropout: float = field(default=0.1, metadata={"help": "Dropout in the critic while it is fitted."})
     critic_weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of the critic."})
-    critic_replay_rollouts: int = field(
-        default=16, metadata={"help": "Latest rollouts each fit of the critic learns from; 1 for the new one only."}
+    critic_replay_rollouts: int | None = field(
+        default=None,
+        metadata={"help": "Latest rollouts each fit of the critic learns from; default 16 for critic frozen, else 1."},
     )
     critic_warmup_rollouts: int = field(
         default=4, metadata={"help": "Rollouts of the starting policy that only the critic learns from."}
@@ -119,6 +141,7 @@ class PPOConfig(GRPOConfig):
             if getattr(self, name) != by_name[name].default:
                 hint = f"; PPO has {instead} for it" if instead else ""
                 raise ConfigError(f"{name} is an option of GRPO that PPO does not have: leave it out{hint}")
+        settle_critic(self)
         self._check_ranges()
         self.num_iterations = self.num_ppo_epochs
         if self.use_vllm:  # old log-probabilities are scored by the policy itself, so there is nothing to correct

@@ -27,12 +27,13 @@ from rlgen.errors import ConfigError, TrainingError
 from rlgen.hidden import frozen_depth, replay_hidden
 from rlgen.models import load_policy
 from rlgen.ppo.advantages import explained_variance, gae, kl_estimate, masked_mean, token_rewards, whiten
+from rlgen.ppo.calibration import calibration
 from rlgen.ppo.config import PPOConfig
-from rlgen.ppo.critic import Critic
+from rlgen.ppo.critic import build_critic
 from rlgen.ppo.losses import policy_loss
 from rlgen.ppo.rollout import Rollout, Scored, group_completions, pack_hidden, score_rollout
 from rlgen.scoring import token_logprobs, unwrapped
-from rlgen.tuning import decoder_layers, leave_casts_to_autocast
+from rlgen.tuning import leave_casts_to_autocast
 
 logger = logging.getLogger(__name__)
 
@@ -100,30 +101,23 @@ class PPOTrainer(GRPOTrainer):
         if args.bf16 or args.fp16:
             leave_casts_to_autocast(policy)
         self.trunk_depth = frozen_depth(policy) if args.cache_trunk and self.reference is None else 0
-        self.critic_layer = self._critic_layer(policy)
+        if args.critic == "adapter" and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise ConfigError("critic adapter needs the whole model in each process: take another critic")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args.seed)  # TRL has seeded each process differently; critics must start alike
-            self.critic = Critic(
-                policy.config.get_text_config().hidden_size,
-                width=args.critic_width,
-                learning_rate=args.critic_learning_rate,
-                dropout=args.critic_dropout,
-                weight_decay=args.critic_weight_decay,
-                replay_rollouts=args.critic_replay_rollouts,
+            self.critic = build_critic(
+                args,
+                policy,
+                self._tokenizer,
                 device=self.accelerator.device,
+                trunk_depth=self.trunk_depth,
+                autocast=self.accelerator.autocast,
             )
         # Siblings share one packed row where the model takes a mask that hides them; None until that is tried.
         self._shares_prompts = None if policy.config._attn_implementation in ("sdpa", "eager") else False
         self._rewards_per_func: Tensor | None = None
         self._sampled_hidden: dict[int, HiddenStates] = {}
         self._reference_checked = False
-
-    def _critic_layer(self, policy: PreTrainedModel) -> int:
-        count = len(decoder_layers(policy))
-        layer = round(count * 2 / 3) if self.args.critic_layer is None else self.args.critic_layer
-        if not 1 <= layer <= count:
-            raise ConfigError(f"critic_layer is {layer}, but the model has {count} decoder layers: give 1 to {count}")
-        return layer
 
     # --- rollout ---
 
@@ -134,7 +128,7 @@ class PPOTrainer(GRPOTrainer):
             return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
         group = self._group_size(prompt_ids)
         # Activations of frozen layers are the reference's too: what sampling has visited need not be computed again.
-        in_trunk = self.trunk_depth and self.critic_layer <= self.trunk_depth
+        depths = {self.trunk_depth, self.critic.layer or self.trunk_depth}
         with self.accelerator.autocast():
             sampled = sample(
                 unwrapped(self.model),
@@ -144,7 +138,7 @@ class PPOTrainer(GRPOTrainer):
                 eos_token_ids=self.eos_token_ids,
                 pad_token_id=self._tokenizer.pad_token_id,
                 temperature=self.temperature,
-                hidden_depths=[self.trunk_depth, self.critic_layer] if in_trunk else [],
+                hidden_depths=sorted(depths) if 0 < max(depths) == self.trunk_depth else [],
             )
         self._sampled_hidden = sampled.hidden
         return sampled.tokens, None
@@ -266,10 +260,9 @@ class PPOTrainer(GRPOTrainer):
                 policy,
                 self.reference,
                 packed,
-                critic_layer=self.critic_layer,
+                critic=self.critic,
                 trunk_depth=self.trunk_depth,
                 temperature=self.temperature,
-                max_completion_length=self.max_completion_length,
                 rows_at_a_time=max(size // group, 1),
                 known=known or None,
             )
@@ -310,21 +303,25 @@ class PPOTrainer(GRPOTrainer):
             rewards = whiten(rewards, keep, shift_mean=False, total=self._sum_over_processes)
         if not bool(self.critic.fitted):
             self.critic.start_at(float(self._mean_over_processes(masked_mean(rewards.sum(1), keep.any(1)))))
-        known = self.critic.values(scored.features)
+        states = self.critic.states(scored)
+        known = self.critic.values(states)
         values = torch.zeros(keep.shape, device=keep.device).masked_scatter(keep, known)
         advantages, returns = gae(rewards, values, keep, args.gamma, args.lam)
         if args.whiten_advantages:
             advantages = whiten(advantages, keep, total=self._sum_over_processes)
         self._record("critic/explained_variance", explained_variance(known, returns[keep]))
+        for name, number in zip(("slope", "intercept"), calibration(known, returns[keep]), strict=True):
+            self._record(f"critic/calibration_{name}", number)
         self._record("critic/value", float(masked_mean(values, keep)))
         self._record("critic/return", float(masked_mean(returns, keep)))
         loss, clipped = self.critic.fit(
-            scored.features,
+            states,
             returns[keep],
+            known,
             epochs=args.critic_epochs,
             minibatches=args.critic_minibatches,
             cliprange_value=args.cliprange_value,
-            mean_gradient=self._mean_over_processes,
+            mean_over_processes=self._mean_over_processes,
         )
         self._record("loss/value", loss)
         self._record("critic/clip_fraction", clipped)
