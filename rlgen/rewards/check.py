@@ -47,7 +47,11 @@ class CheckedReward:
         except Exception as error:
             row = _failing_row(self.function, prompts, completions, columns)
             raise _raised(self.__name__, self.function, error, row, columns) from error
-        return contract_floats(self.__name__, output, len(prompts))
+        return self.contract(output, len(prompts), columns)
+
+    def contract(self, output: Any, rows: int, columns: Mapping[str, Any]) -> list[Any]:
+        """What the function returned for some rows and columns as the contract has it, or `RewardError`."""
+        return contract_floats(self.__name__, output, rows)
 
 
 class AsyncCheckedReward(CheckedReward):
@@ -64,7 +68,7 @@ class AsyncCheckedReward(CheckedReward):
         except Exception as error:
             # Rows are not tried one by one: an async reward usually asks a service, which may bill each call.
             raise _raised(self.__name__, self.function, error, None, columns) from error
-        return contract_floats(self.__name__, output, len(prompts))
+        return self.contract(output, len(prompts), columns)
 
 
 def checked(function: Reward, name: str | None = None) -> CheckedReward:
