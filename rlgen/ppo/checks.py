@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from rlgen.errors import ConfigError, TrainingError

@@ -4,6 +4,7 @@ Letters for shapes: B completions, T completion tokens.
 """
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from rlgen.ppo.advantages import masked_mean
@@ -55,3 +56,10 @@ def update_metrics(
     if entropy is not None:
         values["policy/entropy"] = entropy
     return {name: float(masked_mean(value.detach(), completion_mask)) for name, value in values.items()}
+
+
+def pooled_mean(values: Tensor, accelerator: Accelerator) -> tuple[float, int]:
+    """Mean (0 of nothing) and number of the values (M,) of all processes, however many each of them has."""
+    sums = torch.stack([values.sum(), values.new_tensor(len(values))]).to(accelerator.device)
+    total, count = accelerator.reduce(sums, "sum").tolist()
+    return total / max(count, 1), int(count)

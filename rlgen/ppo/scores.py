@@ -5,7 +5,7 @@ Letters for shapes: B completions, T completion tokens.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlgen.errors import ConfigError
 from rlgen.ppo.advantages import masked_mean
+from rlgen.ppo.config import PPOConfig
 from rlgen.rewards.compose import call_reward
 from rlgen.rewards.tokens import CheckedTokenReward, TokenReward, checked_tokens
 
@@ -48,7 +49,6 @@ class RunningMoments:
         return math.sqrt(self.squares / self.count) if self.count else 0.0
 
 
-@dataclass
 class ScoreShaping:
     """From the rewards of a completion to the score that PPO sees: added up, normalised, clipped, then penalised.
 
@@ -58,17 +58,10 @@ class ScoreShaping:
     added later, as they are.
     """
 
-    normalize: bool = False
-    """Whether to take out the mean of all scores so far and divide by their deviation."""
-    clip: float | None = None
-    """Scores are clipped to [-clip, clip]."""
-    missing_eos_penalty: float | None = None
-    """Taken off the score of a truncated completion."""
-    mask_truncated: bool = False
-    """Whether truncated completions stay out of the update, as those do that no reward applies to."""
-    moments: RunningMoments = field(default_factory=RunningMoments)
-    clipped: float = 0.0
-    """Share of the latest scores that were clipped."""
+    def __init__(self, args: PPOConfig) -> None:
+        self.args = args
+        self.moments = RunningMoments()
+        self.clipped = 0.0  # share of the latest scores
 
     def __call__(self, rewards: Tensor, weights: Tensor, *, learn: bool) -> tuple[Tensor, Tensor]:
         """Add up the rewards, normalise to (score - mean) / deviation, and clip.
@@ -84,13 +77,13 @@ class ScoreShaping:
         """
         scored = ~rewards.isnan().all(1)
         scores = (rewards * weights.to(rewards.device)).nansum(1)
-        if self.normalize and learn:
+        if self.args.normalize_rewards and learn:
             self.moments.update(scores[scored])
-        if self.normalize and self.moments.count:
+        if self.args.normalize_rewards and self.moments.count:
             scores = torch.where(scored, (scores - self.moments.mean) / (self.moments.deviation + 1e-8), scores)
-        if self.clip is not None:
-            self.clipped = float(masked_mean((scores.abs() > self.clip).float(), scored))
-            scores = scores.clamp(-self.clip, self.clip)
+        if (clip := self.args.reward_clip) is not None:
+            self.clipped = float(masked_mean((scores.abs() > clip).float(), scored))
+            scores = scores.clamp(-clip, clip)
         return scores, scored
 
     def local(
@@ -114,16 +107,16 @@ class ScoreShaping:
         truncated = ~torch.tensor(ended, device=scores.device)
         if token_rewards is not None:
             scored = scored | torch.tensor([row is not None for row in token_rewards], device=scores.device)
-        if self.missing_eos_penalty is not None:
-            scores = scores - self.missing_eos_penalty * truncated
-        return scores, scored & ~truncated if self.mask_truncated else scored
+        if self.args.missing_eos_penalty is not None:
+            scores = scores - self.args.missing_eos_penalty * truncated
+        return scores, scored & ~truncated if self.args.mask_truncated_completions else scored
 
     def metrics(self) -> dict[str, float]:
         """What the latest call did, for the log."""
         values = {}
-        if self.normalize:
+        if self.args.normalize_rewards:
             values = {"objective/score_mean": self.moments.mean, "objective/score_deviation": self.moments.deviation}
-        if self.clip is not None:
+        if self.args.reward_clip is not None:
             values["objective/clipped_scores"] = self.clipped
         return values
 

@@ -27,7 +27,7 @@ def load_state(folder: str | Path, control: KLControl, shaping: ScoreShaping) ->
     Raises:
         TrainingError: they use a state that the checkpoint does not have.
     """
-    if control.target is None and not shaping.normalize:
+    if control.target is None and not shaping.args.normalize_rewards:
         return
     file = Path(folder) / STATE_FILE
     if not file.is_file():
@@ -35,7 +35,7 @@ def load_state(folder: str | Path, control: KLControl, shaping: ScoreShaping) ->
     state = json.loads(file.read_text(encoding="utf-8"))
     if control.target is not None:
         control.kl_coef = state["kl_coef"]
-    if shaping.normalize:
+    if shaping.args.normalize_rewards:
         shaping.moments = RunningMoments(**state["scores"])
 
 

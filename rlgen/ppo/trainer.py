@@ -33,7 +33,7 @@ from rlgen.ppo.critic import Critic
 from rlgen.ppo.early_stop import KLStop
 from rlgen.ppo.kl_control import KLControl
 from rlgen.ppo.losses import policy_loss
-from rlgen.ppo.metrics import objective_metrics, update_metrics
+from rlgen.ppo.metrics import objective_metrics, pooled_mean, update_metrics
 from rlgen.ppo.ptx import PTX
 from rlgen.ppo.rollout import Rollout, Scored, group_completions, score_rollout
 from rlgen.ppo.scores import ScoreShaping, TokenScores, no_score, pad_token_rewards
@@ -120,9 +120,7 @@ class PPOTrainer(GRPOTrainer):
         self._rewards_per_func: Tensor | None = None
         self._token_rewards: list[list[float] | None] | None = None
         self._reference_checked = False
-        self.shaping = ScoreShaping(
-            args.normalize_rewards, args.reward_clip, args.missing_eos_penalty, args.mask_truncated_completions
-        )
+        self.shaping = ScoreShaping(args)
         self.token_scores = TokenScores(token_reward_funcs, args.token_reward_weights)
         self.kl_control = KLControl(args.kl_coef, args.kl_target, args.kl_horizon)
         self.kl_stop = KLStop(args.target_kl, self._sum_over_processes)
@@ -176,13 +174,11 @@ class PPOTrainer(GRPOTrainer):
         """TRL folds the rewards into its own advantages at once; PPO needs them as they are."""
         self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
         if self.token_scores.functions:
-            extras = {
-                "trainer_state": self.state,
-                "log_extra": self._log_completion_extra,
-                "log_metric": self._log_metric,
-            }
+            extras = {"trainer_state": self.state, "log_metric": self._log_metric}
+            extras["log_extra"] = self._log_completion_extra
             self._token_rewards, sums = self.token_scores(inputs, prompts, completions, completion_ids, extras)
-            self._record_all({f"token_rewards/{name}/mean": self._pooled_mean(each)[0] for name, each in sums.items()})
+            for name, each in sums.items():
+                self._record(f"token_rewards/{name}/mean", pooled_mean(each, self.accelerator)[0])
         return self._rewards_per_func
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
@@ -216,10 +212,9 @@ class PPOTrainer(GRPOTrainer):
             raise ConfigError("PPO takes text prompts only, but these rows have images")
         group = self._group_size(prompts)
         if self._shares_prompts is None and group > 1:
+            siblings = prompts[:group], completions[:group], self._tokenizer.pad_token_id
             self._shares_prompts = sharing_is_sound(
-                *(unwrapped(self.model), prompts[:group], completions[:group], self._tokenizer.pad_token_id),
-                temperature=self.temperature,
-                accelerator=self.accelerator,
+                unwrapped(self.model), *siblings, temperature=self.temperature, accelerator=self.accelerator
             )
         group = group if self._shares_prompts else 1
         if training and self.args.per_device_train_batch_size % group:
@@ -242,7 +237,7 @@ class PPOTrainer(GRPOTrainer):
         self._metrics[self._mode].pop("frac_reward_zero_std", None)  # GRPO's; meaningless for one completion a prompt
         if not training:
             return {}
-        self.kl_control.observe(*self._pooled_mean(torch.where(keep, kl, 0.0).sum(1)[scorable]))
+        self.kl_control.observe(*pooled_mean(torch.where(keep, kl, 0.0).sum(1)[scorable], self.accelerator))
         return self._finish_rollout(scored, kl, bonus, scores).as_dict()
 
     def _local_scores(self, rows: int, completions: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -379,12 +374,6 @@ class PPOTrainer(GRPOTrainer):
     def _record(self, name: str, value: float) -> None:
         value = float(self._mean_over_processes(torch.tensor(value, device=self.accelerator.device)))
         self._metrics[self._mode][name].append(value)
-
-    def _pooled_mean(self, values: Tensor) -> tuple[float, int]:
-        """Mean (0 of nothing) and number of the values of all processes, however many each of them has."""
-        sums = torch.stack([values.sum(), values.new_tensor(len(values))]).to(self.accelerator.device)
-        total, count = self._sum_over_processes(sums).tolist()
-        return total / max(count, 1), int(count)
 
     def _sum_over_processes(self, value: Tensor) -> Tensor:
         return self.accelerator.reduce(value, "sum")

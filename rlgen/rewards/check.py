@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reward_models._text import completion_text
 from rlgen.errors import RewardError
 
 Reward = Callable[..., Any]
@@ -118,12 +119,17 @@ def contract_floats(name: str, output: Any, rows: int) -> list[float | None]:
     return [_contract_float(name, value, row) for row, value in enumerate(values)]
 
 
-def check_rewards(functions: Sequence[CheckedReward], rows: Iterable[Mapping[str, Any]]) -> None:
+def check_rewards(
+    functions: Sequence[CheckedReward],
+    rows: Iterable[Mapping[str, Any]],
+    tokenize: Callable[[str], Sequence[int]] = lambda _: [0],
+) -> None:
     """Dry run on the first two rows with their reference completions, so that errors surface before long work.
 
     Args:
-        functions: what `load_rewards` returned.
+        functions: what `load_rewards` or `load_token_rewards` returned.
         rows: dataset rows with `prompt` and, if known, `completion`; other columns are passed on.
+        tokenize: token ids of a completion's text, for rewards that read them; by default a stand-in.
 
     Raises:
         RewardError: a function raised or broke the contract.
@@ -140,7 +146,7 @@ def check_rewards(functions: Sequence[CheckedReward], rows: Iterable[Mapping[str
     columns: dict[str, Any] = {
         key: [row[key] for row in sample] for key in sample[0] if key not in ("prompt", "completion", "completion_ids")
     }
-    columns["completion_ids"] = [[0] for _ in sample]
+    columns["completion_ids"] = [list(tokenize(completion_text(completion))) for completion in completions]
     columns["trainer_state"] = TrainerState()
     columns["log_extra"] = columns["log_metric"] = _ignore
     for function in functions:
