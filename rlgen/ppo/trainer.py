@@ -338,6 +338,8 @@ class PPOTrainer(GRPOTrainer):
         rollout = Rollout.from_dict(inputs)
         keep = rollout.packed.completion_mask
         bonus = self.args.entropy_coef
+        if rollout.trunk is not None and (self.args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+            rollout.trunk.requires_grad_()  # such a checkpoint passes no gradient on if none of its inputs has one
         with replay_hidden(model, self.trunk_depth, rollout.trunk):
             logprobs, entropy = token_logprobs(
                 model, rollout.packed, temperature=self.temperature, with_entropy=bonus != 0

@@ -21,10 +21,11 @@ def rollout_of(trainer, rows, completions=4):
 
 
 def test_the_kl_weight_follows_its_formula_from_rollout_to_rollout(make_trainer, tools):
-    trainer = make_trainer(kl_target=0.01, kl_horizon=32, max_steps=8, critic_warmup_rollouts=2)
+    settings = {"kl_estimator": "k3", "max_steps": 8, "critic_warmup_rollouts": 2}
+    trainer = make_trainer(kl_target=0.01, kl_horizon=32, **settings)
     trainer.train()
     weights, divergences = tools.logged(trainer, "objective/kl_coef"), tools.logged(trainer, "objective/kl")
-    assert weights[0] == 0.05  # the rollouts of the warm-up, which cannot diverge, did not lower it
+    assert weights[0] == pytest.approx(0.05)  # the rollouts of the warm-up, which cannot diverge, did not lower it
     assert len(weights) == len(divergences) == 4
     for i in range(3):
         expected = adapted_kl_coef(weights[i], divergences[i], target=0.01, episodes=16, horizon=32)
@@ -146,7 +147,7 @@ def test_the_entropy_bonus_is_the_weighted_mean_entropy_and_its_gradient(make_tr
     def loss_and_gradient(coefficient):
         trainer.args.entropy_coef = coefficient
         loss = trainer._compute_loss(trainer.model, rollout)
-        return float(loss), torch.autograd.grad(loss, weights)
+        return float(loss.detach()), torch.autograd.grad(loss, weights)
 
     plain, plain_gradient = loss_and_gradient(0.0)
     bonus, bonus_gradient = loss_and_gradient(0.25)
