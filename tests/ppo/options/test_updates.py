@@ -102,7 +102,7 @@ def test_gradients_in_bfloat16_point_where_those_in_float32_do(make_trainer, tex
         trainer.model.train()
         trainer.current_gradient_accumulation_steps = 1
         own = {**rollout, "trunk": None}  # each computes its own lower layers
-        with trainer.compute_loss_context_manager():
+        with trainer.accelerator.autocast():  # as a prepared model runs
             loss = trainer._compute_loss(trainer.model, own)
         trained = [p for p in trainer.model.parameters() if p.requires_grad]
         gradients.append(torch.cat([g.flatten().float() for g in torch.autograd.grad(loss, trained)]))
