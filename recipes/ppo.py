@@ -22,7 +22,7 @@ from rlgen.data import check_disjoint, load_rows
 from rlgen.errors import ConfigError
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
 from rlgen.ppo import PPOConfig, PPOTrainer
-from rlgen.rewards import check_rewards, load_rewards
+from rlgen.rewards import check_rewards, load_rewards, load_token_rewards
 from rlgen.runs import open_run
 from rlgen.tasks import get_task
 from rlgen.tuning import freeze_below, peft_config
@@ -37,6 +37,20 @@ class PPOArguments(PPOConfig):
         metadata={
             "help": "Rewards: a task's short name, module:function, file.py:function, or the folder of a trained "
             "reward model; default are the task's. Weights: --reward_weights."
+        },
+    )
+    token_reward: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Rewards of single tokens, module:function or file.py:function, which return a list of numbers a "
+            "completion, one per token. Weights: --token_reward_weights."
+        },
+    )
+    ptx_dataset_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Prompt and completion rows for --ptx_coef, in the formats of --dataset_name; default are the "
+            "task's sft rows."
         },
     )
     bf16: bool | None = field(default=None, metadata={"help": "Mixed precision; default where the device is fast."})
@@ -82,22 +96,35 @@ def main(argv: Sequence[str] | None = None) -> None:
         validation = load_rows(data.eval_dataset_name, columns=["prompt"], max_rows=data.max_eval_rows or 64)
     elif args.eval_strategy != "no" and task is not None and not data.dataset_name:
         validation = task.split("validation", data.max_eval_rows or 64)
+    ptx_rows = None
+    if args.ptx_dataset_name:
+        ptx_rows = load_rows(args.ptx_dataset_name, columns=["prompt", "completion"])
+    elif args.ptx_coef and task is not None and not data.dataset_name:
+        ptx_rows = task.split("sft")
     run.record_data("rl", rows)
+    if ptx_rows is not None:
+        run.record_data("sft", ptx_rows)  # the purpose of these rows, whichever stage reads them
     if validation is None:
         args.eval_strategy = "no"
     else:
         check_disjoint({"training": rows, "validation": validation})
+        if ptx_rows is not None:
+            check_disjoint({"ptx": ptx_rows, "validation": validation})
         run.record_data("validation", validation)
 
     # 2. Rewards, tried on two rows before anything long starts
-    rewards, args.reward_weights = load_rewards(
+    token_rewards = load_token_rewards(args.token_reward)
+    rewards, weights = load_rewards(
         args.reward,
         args.reward_weights,
         task,
         own_rows=bool(data.dataset_name),
+        required=not token_rewards,
         model_options={"trust_remote_code": args.trust_remote_code},
     )
-    check_rewards(rewards, rows.select(range(min(2, len(rows)))))
+    args.reward_weights = weights or None
+    sample = rows.select(range(min(2, len(rows))))
+    check_rewards(rewards, sample)
 
     # 3. Model
     set_seed(args.seed)
@@ -106,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             model_args.model_name_or_path, args.output_dir, trust_remote_code=args.trust_remote_code
         )
     tokenizer = load_tokenizer(start, trust_remote_code=args.trust_remote_code)
+    check_rewards(token_rewards, sample, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
     model = load_policy(
         start,
         dtype=model_args.weights_dtype,
@@ -125,6 +153,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         eval_dataset=validation,
         processing_class=tokenizer,
         peft_config=adapter,
+        token_reward_funcs=token_rewards,
+        ptx_dataset=ptx_rows,
         callbacks=run.callbacks(),
     )
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or run.last_checkpoint())

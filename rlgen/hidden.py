@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rlgen.scoring import unwrapped
+from rlgen.scoring import PackedRows, unwrapped
 from rlgen.tuning import decoder_layers
 
 
@@ -40,6 +40,38 @@ def record_hidden(model: nn.Module, depths: Sequence[int]) -> Iterator[dict[int,
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def decoder(model: nn.Module) -> nn.Module:
+    """The model below the LM head, whose output begins with the final hidden state; PEFT-wrapped or not."""
+    inner = unwrapped(model)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    below: nn.Module = inner.base_model
+    return below
+
+
+def run_decoder(model: nn.Module, packed: PackedRows) -> Tensor:
+    """Final hidden states (N, S, H) of packed rows; no logits."""
+    inner = unwrapped(model)
+    mask = packed.attention_mask(inner.config._attn_implementation, inner.dtype)
+    hidden: Tensor = decoder(model)(
+        input_ids=packed.input_ids, attention_mask=mask, position_ids=packed.position_ids, use_cache=False
+    )[0]
+    return hidden
+
+
+@contextmanager
+def record_final(model: nn.Module, wanted: bool = True) -> Iterator[list[Tensor]]:
+    """Record the final hidden state (N, S, H), after the last norm, of each forward pass; nothing unless wanted."""
+    recorded: list[Tensor] = []
+    if not wanted:
+        yield recorded
+        return
+    hook = decoder(model).register_forward_hook(lambda _, __, output: recorded.append(output[0].detach()))
+    try:
+        yield recorded
+    finally:
+        hook.remove()
 
 
 @contextmanager

@@ -33,21 +33,24 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: KLEstimator =
     return torch.expm1(-log_ratio) + log_ratio
 
 
-def token_rewards(scores: Tensor, kl: Tensor, completion_mask: Tensor, kl_coef: float) -> Tensor:
-    """Reward of each token: minus the KL penalty everywhere, plus the score at the last token.
+def token_rewards(
+    scores: Tensor, kl: Tensor, completion_mask: Tensor, kl_coef: float, bonus: Tensor | None = None
+) -> Tensor:
+    """Reward of each token: minus the KL penalty and plus its own bonus everywhere, plus the score at the last token.
 
     Args:
         scores: (B,) one score a completion.
         kl: (B, T) per-token KL estimate.
         completion_mask: (B, T).
         kl_coef: weight of the penalty, at least 0.
+        bonus: (B, T) rewards that were given to single tokens, or None.
 
     Returns:
         (B, T), 0 where the mask is False. A completion without any token has no reward.
 
     Source: Ziegler et al. 2019, arXiv 1909.08593, section 2.2.
     """
-    rewards = torch.where(completion_mask, -kl_coef * kl, 0.0)
+    rewards = torch.where(completion_mask, -kl_coef * kl if bonus is None else bonus - kl_coef * kl, 0.0)
     last = completion_mask & (completion_mask.long().cumsum(1) == completion_mask.sum(1, keepdim=True))
     return rewards + torch.where(last, scores[:, None], 0.0)
 

@@ -1,4 +1,4 @@
-"""PPO's losses, token by token. Pure functions; the caller averages over the tokens that count."""
+"""PPO's losses, token by token, and that of PPO-ptx. Pure functions; the caller averages the ones of PPO."""
 
 import torch
 from torch import Tensor
@@ -48,3 +48,21 @@ def value_loss(
     near_old = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
     clipped = (near_old - returns).square() / 2
     return torch.maximum(plain, clipped), clipped > plain
+
+
+def language_model_loss(logprobs: Tensor, completion_mask: Tensor, tokens: float) -> Tensor:
+    """Cross-entropy of the tokens of given completions: minus the sum of their log-probabilities over `tokens`.
+
+    Args:
+        logprobs: (...) natural log, at temperature 1.
+        completion_mask: (...).
+        tokens: what the sum is divided by: completion tokens of the whole update's batch, so that batches that are
+            accumulated add up to the mean over all of them.
+
+    Returns:
+        A scalar.
+
+    Source: Ouyang et al. 2022, arXiv 2203.02155, equation 2, last term; a mean over tokens instead of their
+        expectation over sequences, so that its weight does not depend on the length of the rows.
+    """
+    return -torch.where(completion_mask, logprobs, 0.0).sum() / tokens

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from rlgen.decoding import HiddenStates
-from rlgen.hidden import record_hidden, replay_hidden
-from rlgen.ppo.critic import critic_features
+from rlgen.hidden import record_final, record_hidden, replay_hidden
+from rlgen.ppo.critic import Critic
 from rlgen.scoring import PROMPT, PackedRows, pack_rows, token_logprobs
 
 
@@ -29,8 +29,8 @@ class Scored:
     """(N, G, T) under the policy that sampled."""
     ref_logprobs: Tensor
     """(N, G, T) under the reference."""
-    features: Tensor
-    """(M, F) for the critic."""
+    features: Tensor | None
+    """(M, F) for the critic, unless it computes hidden states of its own."""
     trunk: Tensor | None
     """(N, S, H) output of the frozen lower layers, if they are left out of the updates."""
 
@@ -101,10 +101,9 @@ def score_rollout(
     reference: PreTrainedModel | None,
     packed: PackedRows,
     *,
-    critic_layer: int,
+    critic: Critic,
     trunk_depth: int,
     temperature: float,
-    max_completion_length: int,
     rows_at_a_time: int,
     known: Mapping[int, Tensor] | None = None,
 ) -> Scored:
@@ -114,18 +113,17 @@ def score_rollout(
         policy: the model that sampled; with adapters off it is the reference, unless one is given.
         reference: a model of its own, or None.
         packed: N rows.
-        critic_layer: number of decoder layers below the critic.
+        critic: says what it reads on the way.
         trunk_depth: number of frozen lower layers that the policy shares with the reference.
         temperature: what the logits are divided by.
-        max_completion_length: unit of the critic's position feature.
         rows_at_a_time: rows of a forward pass.
-        known: activations (N, S, H) after `trunk_depth` and `critic_layer` layers, if sampling has left them: then
+        known: activations (N, S, H) after `trunk_depth` and the critic's layers, if sampling has left them: then
             only the layers above the trunk run. None computes them.
 
     Returns:
         Everything detached.
     """
-    depths = [critic_layer, trunk_depth] if trunk_depth else [critic_layer]
+    depths = [depth for depth in (critic.layer, trunk_depth) if depth]
     shape = packed.completion_mask.shape
     logprobs, ref_logprobs = torch.zeros(2, *shape, device=packed.input_ids.device).unbind()
     features: list[Tensor] = [torch.empty(0)] * shape[0]
@@ -139,14 +137,20 @@ def score_rollout(
         below = None if known is None else known[trunk_depth][rows, :length]
         with adapters_off, record_hidden(base, depths) as hidden, replay_hidden(base, trunk_depth, below):
             ref_logprobs[rows, :, :tokens] = token_logprobs(base, part, temperature=temperature)[0]
-        states = hidden[critic_layer] if known is None else known[critic_layer][rows, :length]
         trunk = (hidden[trunk_depth] if below is None else below) if trunk_depth else None
-        with replay_hidden(policy, trunk_depth, trunk):
+        with replay_hidden(policy, trunk_depth, trunk), record_final(policy, critic.reads_policy) as final:
             logprobs[rows, :, :tokens] = token_logprobs(policy, part, temperature=temperature)[0]
-        counts = part.completion_mask.sum((1, 2)).tolist()
-        of_critic = critic_features(states, part, max_completion_length).split(counts)
-        for k, row in enumerate(rows.tolist()):
-            features[row] = of_critic[k]
+        visited = hidden if known is None else {depth: states[rows, :length] for depth, states in known.items()}
+        seen = critic.features(visited, final[-1] if final else None, part)
+        for k, (row, count) in enumerate(zip(rows.tolist(), part.completion_mask.sum((1, 2)).tolist(), strict=True)):
+            if seen is not None:
+                features[row], seen = seen[:count], seen[count:]
             if trunk is not None:
                 trunks[row] = nn.functional.pad(trunk[k], (0, 0, 0, packed.input_ids.shape[1] - length))
-    return Scored(packed, logprobs, ref_logprobs, torch.cat(features), torch.stack(trunks) if trunk_depth else None)
+    return Scored(
+        packed,
+        logprobs,
+        ref_logprobs,
+        None if seen is None else torch.cat(features),
+        torch.stack(trunks) if trunk_depth else None,
+    )

@@ -2,7 +2,8 @@
 
 Everything that rlgen touches of TRL's private surface is in this file: `_generate_single_turn`, `_calculate_rewards`,
 `_get_per_token_logps_and_entropies`, `_generate_and_score_completions`, `_prepare_inputs`, `_compute_loss`,
-`_get_train_sampler`, `_metrics`, and transformers' `_load_optimizer_and_scheduler`.
+`_get_train_sampler`, `_log_completion_extra`, `_log_metric`, `_metrics`, `_step`, and transformers'
+`_load_optimizer_and_scheduler`.
 
 One step: `_generate_and_score_completions` samples a rollout, `rlgen.ppo.rollout` scores it, `_finish_rollout`
 estimates advantages and fits the critic, and `_compute_loss` is called for every minibatch of every epoch.
@@ -11,7 +12,7 @@ Letters for shapes: B completions, N prompts, G completions a prompt, T completi
 """
 
 import copy
-import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,21 @@ from rlgen.errors import ConfigError, TrainingError
 from rlgen.hidden import frozen_depth, replay_hidden
 from rlgen.models import load_policy
 from rlgen.ppo.advantages import explained_variance, gae, kl_estimate, masked_mean, token_rewards, whiten
+from rlgen.ppo.calibration import calibration
+from rlgen.ppo.checks import check_reference, check_settings, sharing_is_sound
 from rlgen.ppo.config import PPOConfig
-from rlgen.ppo.critic import Critic
+from rlgen.ppo.critic import build_critic
+from rlgen.ppo.early_stop import KLStop
+from rlgen.ppo.kl_control import KLControl
 from rlgen.ppo.losses import policy_loss
+from rlgen.ppo.metrics import objective_metrics, pooled_mean, update_metrics
+from rlgen.ppo.ptx import PTX
 from rlgen.ppo.rollout import Rollout, Scored, group_completions, pack_hidden, score_rollout
+from rlgen.ppo.scores import ScoreShaping, TokenScores, no_score, pad_token_rewards
+from rlgen.ppo.state import load_state, save_state, skip_past_epochs
+from rlgen.rewards.tokens import TokenReward
 from rlgen.scoring import token_logprobs, unwrapped
-from rlgen.tuning import decoder_layers, leave_casts_to_autocast
-
-logger = logging.getLogger(__name__)
+from rlgen.tuning import leave_casts_to_autocast
 
 
 class PPOTrainer(GRPOTrainer):
@@ -49,6 +57,9 @@ class PPOTrainer(GRPOTrainer):
         processing_class: tokenizer.
         peft_config: adapters to train; the reference is then the same model with them off. Without it the whole
             model trains and the reference is a copy of it.
+        token_reward_funcs: rewards of single tokens, see `rlgen.rewards.tokens`; weighted by
+            `args.token_reward_weights` and added to the per-token rewards. With them `reward_funcs` may be empty.
+        ptx_dataset: `prompt` and `completion` rows for `args.ptx_coef`.
         **kwargs: as in TRL's GRPOTrainer.
 
     Raises:
@@ -68,17 +79,12 @@ class PPOTrainer(GRPOTrainer):
         eval_dataset: Dataset | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         peft_config: PeftConfig | None = None,
+        *,
+        token_reward_funcs: Sequence[TokenReward] = (),
+        ptx_dataset: Dataset | None = None,
         **kwargs: Any,
     ) -> None:
-        for name in ("tools", "environment_factory", "rollout_func"):
-            if kwargs.get(name):
-                raise ConfigError(f"{name} is not supported by PPO: tokens that the policy did not choose would train")
-        prompts = args.generation_batch_size // args.num_generations
-        if len(train_dataset) < prompts:
-            raise ConfigError(
-                f"a rollout takes {prompts} prompts, but there are {len(train_dataset)} rows: lower "
-                "per_device_train_batch_size or steps_per_generation, or raise num_generations"
-            )
+        check_settings(args, len(train_dataset), len(ptx_dataset or ()), kwargs)
         if isinstance(model, str):
             model = load_policy(model, dtype="auto" if peft_config else "float32", merge=True)
         self.reference: PreTrainedModel | None = None
@@ -86,7 +92,7 @@ class PPOTrainer(GRPOTrainer):
             self.reference = copy.deepcopy(model).eval().requires_grad_(False)
         super().__init__(
             model=model,
-            reward_funcs=reward_funcs,
+            reward_funcs=reward_funcs or ([no_score] if token_reward_funcs else []),
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -100,30 +106,34 @@ class PPOTrainer(GRPOTrainer):
         if args.bf16 or args.fp16:
             leave_casts_to_autocast(policy)
         self.trunk_depth = frozen_depth(policy) if args.cache_trunk and self.reference is None else 0
-        self.critic_layer = self._critic_layer(policy)
+        if args.critic == "adapter" and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise ConfigError("critic adapter needs the whole model in each process: take another critic")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args.seed)  # TRL has seeded each process differently; critics must start alike
-            self.critic = Critic(
-                policy.config.get_text_config().hidden_size,
-                width=args.critic_width,
-                learning_rate=args.critic_learning_rate,
-                dropout=args.critic_dropout,
-                weight_decay=args.critic_weight_decay,
-                replay_rollouts=args.critic_replay_rollouts,
+            self.critic = build_critic(
+                args,
+                policy,
+                self._tokenizer,
                 device=self.accelerator.device,
+                trunk_depth=self.trunk_depth,
+                autocast=self.accelerator.autocast,
             )
         # Siblings share one packed row where the model takes a mask that hides them; None until that is tried.
         self._shares_prompts = None if policy.config._attn_implementation in ("sdpa", "eager") else False
         self._rewards_per_func: Tensor | None = None
         self._sampled_hidden: dict[int, HiddenStates] = {}
+        self._token_rewards: list[list[float] | None] | None = None
         self._reference_checked = False
-
-    def _critic_layer(self, policy: PreTrainedModel) -> int:
-        count = len(decoder_layers(policy))
-        layer = round(count * 2 / 3) if self.args.critic_layer is None else self.args.critic_layer
-        if not 1 <= layer <= count:
-            raise ConfigError(f"critic_layer is {layer}, but the model has {count} decoder layers: give 1 to {count}")
-        return layer
+        self.shaping = ScoreShaping(args)
+        self.token_scores = TokenScores(token_reward_funcs, args.token_reward_weights)
+        self.kl_control = KLControl(args.kl_coef, args.kl_target, args.kl_horizon)
+        self.kl_stop = KLStop(args.target_kl, self._sum_over_processes)
+        self.mask_truncated_completions = False  # TRL would cut their tokens away; `shaping` leaves them out
+        self.ptx = None
+        if ptx_dataset is not None:
+            self.ptx = PTX(
+                ptx_dataset, self._tokenizer, args, self.accelerator, self.eos_token_ids, self.chat_template_kwargs
+            )
 
     # --- rollout ---
 
@@ -134,7 +144,7 @@ class PPOTrainer(GRPOTrainer):
             return super()._generate_single_turn(prompt_ids, images, *args, **kwargs)
         group = self._group_size(prompt_ids)
         # Activations of frozen layers are the reference's too: what sampling has visited need not be computed again.
-        in_trunk = self.trunk_depth and self.critic_layer <= self.trunk_depth
+        depths = {self.trunk_depth, self.critic.layer or self.trunk_depth}
         with self.accelerator.autocast():
             sampled = sample(
                 unwrapped(self.model),
@@ -144,7 +154,7 @@ class PPOTrainer(GRPOTrainer):
                 eos_token_ids=self.eos_token_ids,
                 pad_token_id=self._tokenizer.pad_token_id,
                 temperature=self.temperature,
-                hidden_depths=[self.trunk_depth, self.critic_layer] if in_trunk else [],
+                hidden_depths=sorted(depths) if 0 < max(depths) == self.trunk_depth else [],
             )
         self._sampled_hidden = sampled.hidden
         return sampled.tokens, None
@@ -161,9 +171,15 @@ class PPOTrainer(GRPOTrainer):
         """TRL asks here for old log-probabilities; `score_rollout` computes them with the reference's."""
         return None, None, None
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Tensor:
         """TRL folds the rewards into its own advantages at once; PPO needs them as they are."""
-        self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
+        self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+        if self.token_scores.functions:
+            extras = {"trainer_state": self.state, "log_metric": self._log_metric}
+            extras["log_extra"] = self._log_completion_extra
+            self._token_rewards, sums = self.token_scores(inputs, prompts, completions, completion_ids, extras)
+            for name, each in sums.items():
+                self._record(f"token_rewards/{name}/mean", pooled_mean(each, self.accelerator)[0])
         return self._rewards_per_func
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
@@ -198,7 +214,10 @@ class PPOTrainer(GRPOTrainer):
             raise ConfigError("PPO takes text prompts only, but these rows have images")
         group = self._group_size(prompts)
         if self._shares_prompts is None and group > 1:
-            self._shares_prompts = self._sharing_is_sound(prompts[:group], completions[:group])
+            siblings = prompts[:group], completions[:group], self._tokenizer.pad_token_id
+            self._shares_prompts = sharing_is_sound(
+                unwrapped(self.model), *siblings, temperature=self.temperature, accelerator=self.accelerator
+            )
         group = group if self._shares_prompts else 1
         if training and self.args.per_device_train_batch_size % group:
             group = 1  # a minibatch would tear the group apart
@@ -208,49 +227,28 @@ class PPOTrainer(GRPOTrainer):
         packed.completion_mask &= scorable.view(-1, group, 1)
 
         scored = self._score(packed, group)
-        if not self._reference_checked:
-            self._check_reference(scored)
-        mode = "train" if training else "eval"
-        kl = kl_estimate(scored.logprobs, scored.ref_logprobs, self.args.kl_estimator)
-        self._record_objective(mode, scores, scorable, kl, packed.completion_mask)
+        if not self._reference_checked and packed.completion_mask.any():
+            self._reference_checked = True
+            if self.state.global_step == 0:  # in a resumed run the policy has moved
+                check_reference(scored, unwrapped(self.model), self.reference, self.accelerator)
+        kl = kl_estimate(scored.logprobs, scored.ref_logprobs, self.args.kl_estimator).flatten(0, 1)
+        bonus = None if self._token_rewards is None else pad_token_rewards(self._token_rewards, kl)
+        keep = packed.completion_mask.flatten(0, 1)
+        self._record_all(objective_metrics(scores, scorable, kl, bonus, keep, self.kl_control.kl_coef))
+        self._record_all(self.shaping.metrics())
+        self._metrics[self._mode].pop("frac_reward_zero_std", None)  # GRPO's; meaningless for one completion a prompt
         if not training:
             return {}
-        return self._finish_rollout(scored, kl, scores).as_dict()
-
-    def _sharing_is_sound(self, prompts: list[list[int]], completions: list[list[int]]) -> bool:
-        """Whether siblings in one row score as if alone; windows and recurrent states look past the mask."""
-        policy = unwrapped(self.model)
-        was_training = policy.training
-        policy.eval()
-        scored = []
-        for group in (len(prompts), 1):
-            packed = group_completions(prompts, completions, group, self._tokenizer.pad_token_id)
-            packed = packed.to(self.accelerator.device)
-            with torch.no_grad(), self.accelerator.autocast():
-                logprobs, _ = token_logprobs(policy, packed, temperature=self.temperature)
-            scored.append(logprobs.flatten(0, 1))
-        policy.train(was_training)
-        difference = (scored[0] - scored[1]).abs().sum() / sum(map(len, completions))
-        sound = float(self._mean_over_processes(difference)) < (0.05 if self._low_precision else 1e-3)
-        if not sound:
-            logger.warning("this model's completions cannot share a prompt in one row; each is scored by itself")
-        return sound
-
-    @property
-    def _low_precision(self) -> bool:
-        return self.args.bf16 or self.args.fp16 or unwrapped(self.model).dtype in (torch.bfloat16, torch.float16)
+        self.kl_control.observe(*pooled_mean(torch.where(keep, kl, 0.0).sum(1)[scorable], self.accelerator))
+        return self._finish_rollout(scored, kl, bonus, scores).as_dict()
 
     def _local_scores(self, rows: int, completions: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Weighted scores (B,) of this process's completions, and whether any reward applied to them (B,)."""
-        start = self.accelerator.process_index * rows
-        assert self._rewards_per_func is not None  # TRL has just computed them
-        per_func = self._rewards_per_func[start : start + rows]
-        scorable = ~per_func.isnan().all(1)
-        scores = (per_func * self.reward_weights.to(per_func.device)).nansum(1)
-        if self.args.missing_eos_penalty is not None:
-            truncated = [not ids or ids[-1] not in self.eos_token_ids for ids in completions]
-            scores = scores - self.args.missing_eos_penalty * torch.tensor(truncated, device=scores.device)
-        return scores, scorable
+        assert self._rewards_per_func is not None  # TRL has just gathered them
+        scores, scorable = self.shaping(self._rewards_per_func, self.reward_weights, learn=self.model.training)
+        local = slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
+        ended = [bool(ids) and ids[-1] in self.eos_token_ids for ids in completions]
+        return self.shaping.local(scores[local], scorable[local], ended, self._token_rewards)
 
     def _score(self, packed: Any, group: int) -> Scored:
         policy = unwrapped(self.model)
@@ -266,10 +264,9 @@ class PPOTrainer(GRPOTrainer):
                 policy,
                 self.reference,
                 packed,
-                critic_layer=self.critic_layer,
+                critic=self.critic,
                 trunk_depth=self.trunk_depth,
                 temperature=self.temperature,
-                max_completion_length=self.max_completion_length,
                 rows_at_a_time=max(size // group, 1),
                 known=known or None,
             )
@@ -277,54 +274,34 @@ class PPOTrainer(GRPOTrainer):
         policy.train(policy_was_training)
         return scored
 
-    def _check_reference(self, scored: Scored) -> None:
-        """At step 0 policy and reference are the same model; whatever differs would be trained on as if it were KL."""
-        if not scored.packed.completion_mask.any():
-            return  # nothing to compare yet
-        self._reference_checked = True
-        if self.state.global_step > 0:
-            return  # resumed: the policy has moved
-        difference = float((scored.logprobs - scored.ref_logprobs).abs().max())
-        policy = unwrapped(self.model)
-        tolerance = 1e-2 if self._low_precision else 1e-4
-        if difference <= tolerance:
-            return
-        causes = []
-        if isinstance(policy, PeftModel):
-            trained = any(bool(p.any()) for n, p in policy.named_parameters() if "lora_B" in n)
-            causes.append("the adapter is trained already: merge it into the model first" if trained else "")
-        elif self.reference is not None and self.reference.dtype != policy.dtype:
-            causes.append(f"the dtypes differ ({policy.dtype} and {self.reference.dtype})")
-        causes = [cause for cause in causes if cause] or ["the weights or the layers' arithmetic differ"]
-        raise TrainingError(
-            f"policy and reference disagree before any update: a token's log-probability differs by {difference:.2g} "
-            f"(tolerance {tolerance:g}); {'; '.join(causes)}"
-        )
-
-    def _finish_rollout(self, scored: Scored, kl: Tensor, scores: Tensor) -> Rollout:
+    def _finish_rollout(self, scored: Scored, kl: Tensor, bonus: Tensor | None, scores: Tensor) -> Rollout:
         """Values and advantages of the rollout; then the critic learns from it."""
         args, packed = self.args, scored.packed
         shape, keep = packed.completion_mask.shape, packed.completion_mask.flatten(0, 1)
-        rewards = token_rewards(scores, kl.flatten(0, 1), keep, args.kl_coef)
+        rewards = token_rewards(scores, kl, keep, self.kl_control.kl_coef, bonus)
         if args.whiten_rewards:
             rewards = whiten(rewards, keep, shift_mean=False, total=self._sum_over_processes)
         if not bool(self.critic.fitted):
             self.critic.start_at(float(self._mean_over_processes(masked_mean(rewards.sum(1), keep.any(1)))))
-        known = self.critic.values(scored.features)
+        states = self.critic.states(scored)
+        known = self.critic.values(states)
         values = torch.zeros(keep.shape, device=keep.device).masked_scatter(keep, known)
         advantages, returns = gae(rewards, values, keep, args.gamma, args.lam)
         if args.whiten_advantages:
             advantages = whiten(advantages, keep, total=self._sum_over_processes)
         self._record("critic/explained_variance", explained_variance(known, returns[keep]))
+        for name, number in zip(("slope", "intercept"), calibration(known, returns[keep]), strict=True):
+            self._record(f"critic/calibration_{name}", number)
         self._record("critic/value", float(masked_mean(values, keep)))
         self._record("critic/return", float(masked_mean(returns, keep)))
         loss, clipped = self.critic.fit(
-            scored.features,
+            states,
             returns[keep],
+            known,
             epochs=args.critic_epochs,
             minibatches=args.critic_minibatches,
             cliprange_value=args.cliprange_value,
-            mean_gradient=self._mean_over_processes,
+            mean_over_processes=self._mean_over_processes,
         )
         self._record("loss/value", loss)
         self._record("critic/clip_fraction", clipped)
@@ -334,11 +311,35 @@ class PPOTrainer(GRPOTrainer):
 
     # --- update ---
 
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One minibatch. Once `target_kl` has ended the rollout's updates, the rest of them count but change nothing.
+
+        A parameter without gradient stays as it is in every optimizer of torch: no weight decay, no momentum.
+        """
+        uses = self.args.steps_per_generation * self.num_iterations
+        if self._step % uses == 0:
+            self.kl_stop.begin_rollout()
+        if self.kl_stop.stopped:
+            model.train()  # as if the step had been taken: an evaluation may lie before it
+            loss = torch.zeros((), device=self.accelerator.device)
+            self._step += 1
+        else:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        if self.args.target_kl is not None and self._step % self.args.gradient_accumulation_steps == 0:
+            if self.kl_stop.ends_update(self.accelerator.device):
+                model.zero_grad()
+            self._record("policy/stopped_updates", float(self.kl_stop.stopped))
+        if self._step % uses == 0:
+            self.kl_control.adapt(self.args.generation_batch_size)
+        return loss
+
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
         """Clipped policy loss of one minibatch; a token weighs the same wherever the split puts it."""
         rollout = Rollout.from_dict(inputs)
         keep = rollout.packed.completion_mask
         bonus = self.args.entropy_coef
+        if rollout.trunk is not None and (self.args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+            rollout.trunk.requires_grad_()  # such a checkpoint passes no gradient on if none of its inputs has one
         with replay_hidden(model, self.trunk_depth, rollout.trunk):
             logprobs, entropy = token_logprobs(
                 model, rollout.packed, temperature=self.temperature, with_entropy=bonus != 0
@@ -347,17 +348,20 @@ class PPOTrainer(GRPOTrainer):
         self._record("loss/policy", float(masked_mean(loss.detach(), keep)))
         if entropy is not None:
             loss = loss - bonus * entropy
-            self._record("policy/entropy", float(masked_mean(entropy.detach(), keep)))
-        with torch.no_grad():
-            log_ratio = logprobs - rollout.logprobs
-            self._record("policy/clip_fraction", float(masked_mean(clipped.float(), keep)))
-            self._record("policy/approx_kl", float(masked_mean(kl_estimate(-log_ratio, 0 * log_ratio, "k3"), keep)))
-            self._record("policy/ratio", float(masked_mean(ratio, keep)))
-        return (
+        moved = kl_estimate(rollout.logprobs, logprobs.detach(), "k3")
+        self.kl_stop.observe(moved, keep)
+        self._record_all(update_metrics(ratio, clipped, moved, entropy, keep))
+        loss = (
             torch.where(keep, loss, 0.0).sum()
             / rollout.tokens_per_minibatch
             / self.current_gradient_accumulation_steps
         )
+        if self.ptx is not None:
+            part = self._step % self.args.gradient_accumulation_steps
+            written, cross_entropy = self.ptx.loss(model, self.state.global_step, part)
+            self._record("loss/ptx", cross_entropy)
+            loss = loss + written
+        return loss
 
     def prediction_step(self, model: nn.Module, inputs: Any, *_: Any, **__: Any) -> tuple[None, None, None]:
         """Evaluation samples and scores; there is no loss to speak of."""
@@ -372,18 +376,17 @@ class PPOTrainer(GRPOTrainer):
 
     # --- metrics, processes, checkpoints ---
 
-    def _record_objective(self, mode: str, scores: Tensor, scorable: Tensor, kl: Tensor, mask: Tensor) -> None:
-        sequence_kl = torch.where(mask, kl, 0.0).sum(-1).flatten()
-        objective = scores - self.args.kl_coef * sequence_kl
-        self._record("objective/kl", float(masked_mean(sequence_kl, scorable)), mode)
-        self._record("objective/kl_per_token", float(masked_mean(kl, mask)), mode)
-        self._record("objective/rlhf_reward", float(masked_mean(objective, scorable)), mode)
-        self._record("objective/unscored", float((~scorable).float().mean()), mode)
-        self._metrics[mode].pop("frac_reward_zero_std", None)  # GRPO's group statistic; meaningless for one completion
+    @property
+    def _mode(self) -> str:
+        return "train" if self.model.training else "eval"
 
-    def _record(self, name: str, value: float, mode: str = "train") -> None:
+    def _record_all(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._record(name, value)
+
+    def _record(self, name: str, value: float) -> None:
         value = float(self._mean_over_processes(torch.tensor(value, device=self.accelerator.device)))
-        self._metrics[mode][name].append(value)
+        self._metrics[self._mode][name].append(value)
 
     def _sum_over_processes(self, value: Tensor) -> Tensor:
         return self.accelerator.reduce(value, "sum")
@@ -396,6 +399,7 @@ class PPOTrainer(GRPOTrainer):
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             self.critic.save(Path(output_dir or self.args.output_dir) / "critic")
+            save_state(output_dir or self.args.output_dir, self.kl_control, self.shaping)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> Any:
         self._train_sampler = super()._get_train_sampler(dataset)
@@ -409,14 +413,8 @@ class PPOTrainer(GRPOTrainer):
                 raise TrainingError(f"{checkpoint} holds no critic; it was not written by PPO, start from its model")
             # On several processes each has rollouts of its own, of which only the first process's were saved.
             self.critic.load(folder, with_replay=self.accelerator.num_processes == 1)
-            self._skip_past_epochs()
-
-    def _skip_past_epochs(self) -> None:
-        """Move the sampler's generator to the epoch that a checkpoint is in; transformers starts it at the first."""
-        sampler = self._train_sampler
-        if sampler.shuffle:
-            for _ in range(int(self.state.epoch + 1e-6)):
-                torch.randperm(sampler.num_samples, generator=sampler.generator)
+            load_state(checkpoint, self.kl_control, self.shaping)
+            skip_past_epochs(self._train_sampler, int(self.state.epoch + 1e-6))
 
 
 def _ragged(ids: Tensor, mask: Tensor) -> list[list[int]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reward_models._text import completion_text
 from rlgen.errors import RewardError
 
 Reward = Callable[..., Any]
@@ -47,7 +48,11 @@ class CheckedReward:
         except Exception as error:
             row = _failing_row(self.function, prompts, completions, columns)
             raise _raised(self.__name__, self.function, error, row, columns) from error
-        return contract_floats(self.__name__, output, len(prompts))
+        return self.contract(output, len(prompts), columns)
+
+    def contract(self, output: Any, rows: int, columns: Mapping[str, Any]) -> list[Any]:
+        """What the function returned for some rows and columns as the contract has it, or `RewardError`."""
+        return contract_floats(self.__name__, output, rows)
 
 
 class AsyncCheckedReward(CheckedReward):
@@ -64,7 +69,7 @@ class AsyncCheckedReward(CheckedReward):
         except Exception as error:
             # Rows are not tried one by one: an async reward usually asks a service, which may bill each call.
             raise _raised(self.__name__, self.function, error, None, columns) from error
-        return contract_floats(self.__name__, output, len(prompts))
+        return self.contract(output, len(prompts), columns)
 
 
 def checked(function: Reward, name: str | None = None) -> CheckedReward:
@@ -114,12 +119,17 @@ def contract_floats(name: str, output: Any, rows: int) -> list[float | None]:
     return [_contract_float(name, value, row) for row, value in enumerate(values)]
 
 
-def check_rewards(functions: Sequence[CheckedReward], rows: Iterable[Mapping[str, Any]]) -> None:
+def check_rewards(
+    functions: Sequence[CheckedReward],
+    rows: Iterable[Mapping[str, Any]],
+    tokenize: Callable[[str], Sequence[int]] = lambda _: [0],
+) -> None:
     """Dry run on the first two rows with their reference completions, so that errors surface before long work.
 
     Args:
-        functions: what `load_rewards` returned.
+        functions: what `load_rewards` or `load_token_rewards` returned.
         rows: dataset rows with `prompt` and, if known, `completion`; other columns are passed on.
+        tokenize: token ids of a completion's text, for rewards that read them; by default a stand-in.
 
     Raises:
         RewardError: a function raised or broke the contract.
@@ -136,7 +146,7 @@ def check_rewards(functions: Sequence[CheckedReward], rows: Iterable[Mapping[str
     columns: dict[str, Any] = {
         key: [row[key] for row in sample] for key in sample[0] if key not in ("prompt", "completion", "completion_ids")
     }
-    columns["completion_ids"] = [[0] for _ in sample]
+    columns["completion_ids"] = [list(tokenize(completion_text(completion))) for completion in completions]
     columns["trainer_state"] = TrainerState()
     columns["log_extra"] = columns["log_metric"] = _ignore
     for function in functions:

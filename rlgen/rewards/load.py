@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlgen.errors import ConfigError, RewardError
 from rlgen.rewards.check import CheckedReward, Reward, checked
+from rlgen.rewards.tokens import CheckedTokenReward, checked_tokens
 
 if TYPE_CHECKING:
     from rlgen.tasks import Task
@@ -40,10 +41,9 @@ def load_reward(
     Raises:
         RewardError: nothing of that name can be loaded.
     """
-    path, separator, attribute = name.rpartition(":")
-    if separator and path and attribute and "/" not in attribute:
-        module = _file_module(path) if path.endswith(".py") else _module(path)
-        return checked(_function(module, attribute, where=path))
+    function = _referenced(name)
+    if function is not None:
+        return checked(function)
     if task is not None and name in task.reward_functions:
         return checked(task.reward_functions[name])
     for entry in entry_points(group=ENTRY_POINTS, name=name):
@@ -69,6 +69,7 @@ def load_rewards(
     task: "Task | None",
     *,
     own_rows: bool = False,
+    required: bool = True,
     model_options: Mapping[str, Any] | None = None,
 ) -> tuple[list[CheckedReward], list[float]]:
     """Load several rewards with their weights.
@@ -78,6 +79,7 @@ def load_rewards(
         weights: one per name; None for 1.0 each, or for the task's own weights.
         task: whose rewards are the default.
         own_rows: the rows are not the task's, so that its mix is no default.
+        required: whether own rows need one at all; not if rewards of single tokens judge them.
         model_options: keyword arguments for every `RewardModel` among them.
 
     Returns:
@@ -88,6 +90,8 @@ def load_rewards(
         RewardError: one cannot be loaded.
     """
     if not names:
+        if own_rows and not required:
+            return [], []
         if own_rows:
             raise ConfigError("own rows need a reward of their own; give --reward my_rewards.py:function")
         if task is None or not task.rewards:
@@ -107,6 +111,37 @@ def load_rewards(
     functions = [load_reward(name, task=task, model_options=model_options) for name in names]
     _make_names_unique(functions)
     return functions, weights
+
+
+def load_token_rewards(names: Sequence[str] | None) -> list[CheckedTokenReward]:
+    """Load rewards of single tokens and put them under the contract of `rlgen.rewards.tokens`.
+
+    Args:
+        names: `path/to/file.py:function` or `module:function` each; None or none for no such rewards.
+
+    Returns:
+        The functions, each with a name of its own.
+
+    Raises:
+        RewardError: one cannot be loaded.
+    """
+    functions = []
+    for name in names or ():
+        function = _referenced(name)
+        if function is None:
+            raise RewardError(f"unknown token reward {name}; give path/to/file.py:function or module:function")
+        functions.append(checked_tokens(function))
+    _make_names_unique(functions)
+    return functions
+
+
+def _referenced(name: str) -> Reward | None:
+    """The function that `path/to/file.py:function` or `module:function` names, None for other kinds of names."""
+    path, separator, attribute = name.rpartition(":")
+    if not (separator and path and attribute) or "/" in attribute:
+        return None
+    module = _file_module(path) if path.endswith(".py") else _module(path)
+    return _function(module, attribute, where=path)
 
 
 def _make_names_unique(functions: Sequence[CheckedReward]) -> None:

@@ -1,10 +1,11 @@
-"""Does PPO beat SFT with other seeds too? PPO and comparison of the quickstart's default preset, from its SFT model.
+"""Does it hold with other seeds too? SFT, PPO and comparison of the quickstart's default preset.
 
-    python tests/benchmarks/seeds.py run --seed 1 --quickstart runs/quickstart --output_dir runs/seeds/1
+    python tests/benchmarks/seeds.py run --seed 1 --output_dir runs/seeds/1
     python tests/benchmarks/seeds.py table runs/quickstart runs/seeds/1 runs/seeds/2
 
-The seed decides adapters, rollouts, minibatches and the sampled half of the comparison; the SFT model and the held-out
-prompts are those of the quickstart. The table reads each folder's `compare/results.json` and `ppo/metrics.jsonl`.
+The seed decides adapters, the order of the rows, rollouts, minibatches and the sampled half of the comparison; the
+held-out prompts are those of the quickstart. A run that was stopped goes on. The table reads each folder's
+`compare/results.json` and `ppo/metrics.jsonl`.
 """
 
 import argparse
@@ -22,14 +23,12 @@ PAIRS = (("base", "sft"), ("sft", "ppo"), ("sft", "dpo"))
 MEASURES = ("reward", "no_echo", "rouge_l", "length")
 
 
-def run(seed: int, quickstart: str, output_dir: str, total_episodes: int | None) -> None:
+def run(seed: int, output_dir: str) -> None:
     preset = yaml.safe_load((PRESETS / "default.yaml").read_text(encoding="utf-8"))
     options = stage_options(QuickstartArguments(output_dir=output_dir, seed=seed), preset, preset["model"])
-    options["ppo"]["model_name_or_path"] = f"{quickstart}/sft"
-    options["ppo"]["total_episodes"] = total_episodes or options["ppo"]["total_episodes"]
-    options["compare"]["checkpoints"] = [f"sft={quickstart}/sft", f"ppo={output_dir}/ppo"]
+    options["compare"]["checkpoints"] = [f"base={preset['model']}", f"sft={output_dir}/sft", f"ppo={output_dir}/ppo"]
     options["compare"]["reward_model"] = None
-    for stage in ("ppo", "compare"):
+    for stage in ("sft", "ppo", "compare"):
         with recipe_progress():
             stage_main(stage)(flags(options[stage]))
 
@@ -62,13 +61,11 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run")
     running.add_argument("--seed", type=int, required=True)
-    running.add_argument("--quickstart", required=True)
     running.add_argument("--output_dir", required=True)
-    running.add_argument("--total_episodes", type=int, help="completions to train on; default the preset's")
     commands.add_parser("table").add_argument("folders", nargs="+")
     args = parser.parse_args()
     if args.command == "run":
-        run(args.seed, args.quickstart, args.output_dir, args.total_episodes)
+        run(args.seed, args.output_dir)
     else:
         table(args.folders)
 

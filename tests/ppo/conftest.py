@@ -1,0 +1,104 @@
+"""Tiny trainers with any kind of critic."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import BertConfig, BertModel
+
+from rlgen.models import load_policy, load_tokenizer
+from rlgen.ppo import PPOConfig, PPOTrainer
+
+ROWS = Dataset.from_dict({"prompt": [f"Say number {i}" + " please" * (i % 3) for i in range(32)]})
+KINDS = ["frozen", "head", "adapter", "decoder", "encoder"]
+
+
+def even_tokens(prompts, completions, completion_ids, **_):
+    """Share of tokens with an even id."""
+    return [sum(token % 2 == 0 for token in ids) / max(len(ids), 1) for ids in completion_ids]
+
+
+def top_lora(model, **settings) -> LoraConfig:
+    llama = model.config.model_type == "llama"
+    return LoraConfig(
+        **{
+            "r": 8,
+            "lora_alpha": 16,
+            "target_modules": ["q_proj", "v_proj", "down_proj"] if llama else ["c_attn", "c_proj"],
+            "layers_to_transform": [2, 3],
+            "fan_in_fan_out": not llama,
+            "task_type": "CAUSAL_LM",
+            **settings,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory, tiny_llama: str) -> str:
+    """An encoder with the vocabulary of the tiny decoders."""
+    folder, tokenizer = tmp_path_factory.mktemp("models") / "bert", load_tokenizer(tiny_llama)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def critic_settings(tiny_llama: str, tiny_bert: str):
+    """The settings of a critic by the name of its kind."""
+    return {
+        "frozen": {"critic": "frozen", "critic_replay_rollouts": 4},
+        "head": {"critic": "head"},
+        "adapter": {"critic": "adapter"},
+        "decoder": {"critic": "model", "critic_model_name_or_path": tiny_llama},
+        "encoder": {"critic": "model", "critic_model_name_or_path": tiny_bert},
+    }
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def make_trainer(tiny_llama: str, tmp_path: Path):
+    def make(name="run", folder=tiny_llama, reward=even_tokens, lora=True, **settings) -> PPOTrainer:
+        settings = {
+            "max_steps": 4,
+            "per_device_train_batch_size": 8,
+            "steps_per_generation": 2,
+            "num_generations": 4,
+            "num_ppo_epochs": 1,
+            "learning_rate": 1e-2,
+            "max_completion_length": 6,
+            "critic_warmup_rollouts": 0,
+            "save_strategy": "no",
+            "bf16": False,
+            "use_cpu": True,
+            "dataloader_pin_memory": False,
+            "disable_tqdm": True,
+            **settings,
+        }
+        model = load_policy(folder, dtype="float32")
+        return PPOTrainer(
+            model,
+            reward,
+            PPOConfig(output_dir=str(tmp_path / name), **settings),
+            ROWS,
+            processing_class=load_tokenizer(folder),
+            peft_config=top_lora(model) if lora is True else lora or None,
+        )
+
+    return make
