@@ -5,7 +5,6 @@ completions it has. Letters for shapes: N prompts, G completions a prompt, P pro
 cached positions, A completions of a prompt that still grow, M completions that still grow in all, V vocabulary.
 """
 
-import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,13 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 from transformers.generation import TopPLogitsWarper
 
 from rlgen.attention import fast_decoding
 from rlgen.hidden import record_hidden
 from rlgen.scoring import PADDING, PROMPT, select_tokens, visible_bias
+from rlgen.sharing import can_share_prompts, read_prefix
 
 SAME_LENGTH = (
     0.75  # prompts are read together down to this share of the longest one's length; the rest would be padding
@@ -103,15 +103,6 @@ def sample(
     return Sampled(tokens, logprobs, growing.hidden)
 
 
-def can_share_prompts(model: PreTrainedModel, cache: DynamicCache) -> bool:
-    """Whether completions may stand in one row: full attention in every layer, which honors masks and positions."""
-    return (
-        model.config._attn_implementation in ("sdpa", "eager")
-        and all(type(layer) is DynamicLayer for layer in cache.layers)
-        and "position_ids" in inspect.signature(model.forward).parameters
-    )
-
-
 class _Growing:
     """The completions of a batch while they grow: a cache row a prompt, and who owns which position of it."""
 
@@ -130,7 +121,7 @@ class _Growing:
         self.pad_token_id = pad_token_id
         self.prompt_ids = prompt_ids
         self.cache = DynamicCache(config=self.inner.config)
-        self.shares = can_share_prompts(self.inner, self.cache)
+        self.shares = can_share_prompts(self.inner)
         self.mergeable = all(type(layer) is DynamicLayer for layer in self.cache.layers)
         self.copies = 1 if self.shares else num_generations
         members = num_generations // self.copies
@@ -141,12 +132,15 @@ class _Growing:
         lengths = torch.tensor([len(ids) for ids in prompt_ids], device=self.device)
         self.lengths = lengths.repeat_interleave(self.copies)
         self.longest = int(lengths.max())
+        self.depths = tuple(hidden_depths) if self.shares or num_generations == 1 else ()
+        with record_hidden(model, self.depths) as self.prefix_hidden:
+            self.prefix = read_prefix(self.inner, prompt_ids)
         places = torch.arange(self.longest, device=self.device)
-        padded = places < self.longest - self.lengths[:, None]
+        shared = self.prefix.length
+        padded = (places >= shared) & (places < shared + self.longest - self.lengths[:, None])
         self.owner = torch.where(padded, PADDING, PROMPT)  # (n, K)
         self.step = 0
         self.hidden: dict[int, HiddenStates] = {}
-        self.depths = tuple(hidden_depths) if self.shares or num_generations == 1 else ()
         self.max_new_tokens = max_new_tokens
 
     @property
@@ -156,10 +150,11 @@ class _Growing:
 
     def read_prompts(self) -> Tensor:
         """Read the prompts, in parts of similar length; logits (N * G, V) of the first tokens."""
-        order = sorted(range(len(self.prompt_ids)), key=lambda i: -len(self.prompt_ids[i]))
+        unread = [len(ids) - self.prefix.length for ids in self.prompt_ids]
+        order = sorted(range(len(unread)), key=lambda i: -unread[i])
         cuts = [0]
         for place, i in enumerate(order):
-            if self.mergeable and len(self.prompt_ids[i]) < SAME_LENGTH * len(self.prompt_ids[order[cuts[-1]]]):
+            if self.mergeable and unread[i] < SAME_LENGTH * unread[order[cuts[-1]]]:
                 cuts.append(place)
         parts = [order[start:end] for start, end in pairwise([*cuts, len(order)])]
         logits, caches = zip(*(self._read_part(part) for part in parts), strict=True)
@@ -168,27 +163,32 @@ class _Growing:
             self.cache = caches[0]
             self.cache.batch_select_indices(back)
         else:
-            self.cache = _merge(caches, back, self.cache)
+            self.cache = _merge(caches, back, self.cache, self.prefix.length)
         if self.copies > 1:
             self.cache.batch_repeat_interleave(self.copies)
         return torch.cat(logits)[back].repeat_interleave(self.copies * self.members, 0)
 
     def _read_part(self, part: list[int]) -> tuple[Tensor, DynamicCache]:
-        width = len(self.prompt_ids[part[0]])
+        shared = self.prefix.length
+        unread = [self.prompt_ids[i][shared:] for i in part]
+        width = len(unread[0])
         input_ids = torch.full((len(part), width), self.pad_token_id, device=self.device)
         real = torch.zeros_like(input_ids)
-        for row, i in enumerate(part):
-            ids = self.prompt_ids[i]
+        for row, ids in enumerate(unread):
             input_ids[row, width - len(ids) :] = torch.tensor(ids, device=self.device)
             real[row, width - len(ids) :] = 1
-        cache = DynamicCache(config=self.inner.config)
+        cache = self.prefix.cache(len(part))
         last = torch.full((len(part),), width - 1, device=self.device)
-        positions = (real.cumsum(1) - 1).clamp(min=0)
+        positions = (real.cumsum(1) - 1).clamp(min=0) + shared
         everyone = torch.arange(len(part), device=self.device)
-        logits, hidden = self._forward(input_ids, positions, real, cache, everyone, last)
+        mask = nn.functional.pad(real, (shared, 0), value=1)
+        logits, hidden = self._forward(input_ids, positions, mask, cache, everyone, last)
         for depth, states in hidden.items():
             kept = self._kept(depth, states)
             kept.prompt[torch.tensor(part, device=self.device), self.longest - width :] = states
+            for i in part if shared else ():
+                start = self.longest - len(self.prompt_ids[i])
+                kept.prompt[i, start : start + shared] = self.prefix_hidden[depth][0]
         return logits, cache
 
     def read(self, chosen: Tensor, goes_on: Tensor) -> Tensor:
@@ -250,16 +250,17 @@ class _Growing:
         return self.hidden[depth]
 
 
-def _merge(parts: Sequence[DynamicCache], order: Tensor, merged: DynamicCache) -> DynamicCache:
-    """One cache from several of different length, rows flush with the right end and in the given order."""
+def _merge(parts: Sequence[DynamicCache], order: Tensor, merged: DynamicCache, shared: int) -> DynamicCache:
+    """One cache from several of different length, rows in the given order, padded behind the `shared` first tokens."""
     width = max(part.get_seq_length() for part in parts)
 
-    def flush(states: Tensor) -> Tensor:
-        return nn.functional.pad(states, (0, 0, width - states.shape[2], 0))
+    def widen(states: Tensor) -> Tensor:
+        before, after = states[:, :, :shared], states[:, :, shared:]
+        return torch.cat([before, nn.functional.pad(after, (0, 0, width - states.shape[2], 0))], 2)
 
     for number, layers in enumerate(zip(*(part.layers for part in parts), strict=True)):
-        keys = torch.cat([flush(layer.keys) for layer in layers])[order]
-        values = torch.cat([flush(layer.values) for layer in layers])[order]
+        keys = torch.cat([widen(layer.keys) for layer in layers])[order]
+        values = torch.cat([widen(layer.values) for layer in layers])[order]
         merged.update(keys, values, number)
     return merged
 

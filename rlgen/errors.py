@@ -18,7 +18,11 @@ class ModelError(RlgenError):
 
 
 class RewardError(RlgenError):
-    """A reward cannot be loaded, or breaks the reward contract."""
+    """A reward cannot be loaded, or breaks the reward contract; `row` is the row of the call to blame, if one is."""
+
+    def __init__(self, message: str, *, row: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
 
 
 class RunError(RlgenError):

@@ -1,5 +1,6 @@
 """Sample completions of prompts and score given ones: what preference pairs and comparisons are made of."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from rlgen.decoding import sample
 from rlgen.errors import DataError
 from rlgen.runs import report_progress
-from rlgen.scoring import pack_rows, token_logprobs
+from rlgen.scoring import pack_rows, token_logprobs, unwrapped
+from rlgen.sharing import can_share_prompts, read_prefix
 
 Prompt = str | list[dict[str, str]]
 
@@ -71,7 +73,7 @@ def generate(
     prompts: Sequence[Prompt],
     *,
     max_new_tokens: int,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
     top_p: float = 1.0,
     num_generations: int = 1,
     batch_size: int = 16,
@@ -86,7 +88,7 @@ def generate(
         tokenizer: its tokenizer.
         prompts: conversational or plain.
         max_new_tokens: length limit in tokens.
-        temperature: 0 for the most likely token at each step.
+        temperature: 0 for the most likely token at each step; or one number for each completion of a prompt.
         top_p: nucleus sampling.
         num_generations: completions a prompt.
         batch_size: prompts at a time.
@@ -127,39 +129,53 @@ def completion_logprobs(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
-    completions_token_ids: Sequence[Sequence[int]],
+    completions_token_ids: Sequence[Sequence[Sequence[int]]],
     *,
     batch_size: int = 16,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
     max_prompt_tokens: int | None = None,
-) -> list[list[float]]:
-    """Natural log-probability of each token of one given completion a prompt.
+) -> list[list[list[float]]]:
+    """Natural log-probability of each token of given completions; a prompt is read once for its G completions.
 
     Args:
         model: causal language model.
         tokenizer: its tokenizer.
         prompts: conversational or plain.
-        completions_token_ids: tokens of the completion of each prompt.
-        batch_size: rows at a time.
-        temperature: what the logits are divided by.
+        completions_token_ids: for each prompt, the tokens of its G completions.
+        batch_size: completions at a time.
+        temperature: what the logits are divided by; or one number for each of the G completions.
         max_prompt_tokens: longer prompts lose their beginning.
 
     Returns:
-        One list a completion, as long as it has tokens.
+        For each prompt and each of its completions, one number a token.
     """
     ids = tokenize_prompts(tokenizer, prompts, max_prompt_tokens)
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]) + len(completions_token_ids[i]))
+    count = len(completions_token_ids[0]) if ids else 1
+    temperatures = [temperature] * count if isinstance(temperature, int | float) else list(temperature)
+    inner = unwrapped(model)
     device = next(model.parameters()).device
-    results: list[list[float]] = [[] for _ in ids]
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
+    # The completions that stand in one row: all of a prompt's, or each by itself.
+    together = [list(range(count))] if can_share_prompts(inner) else [[g] for g in range(count)]
+    rows = list(itertools.product(range(len(ids)), together))
+    rows.sort(key=lambda row: len(ids[row[0]]) + sum(len(completions_token_ids[row[0]][g]) for g in row[1]))
+    prefix = read_prefix(inner, ids)
+    results: list[list[list[float]]] = [[[] for _ in range(count)] for _ in ids]
+    at_a_time = max(batch_size // len(together[0]), 1)
+    for start in range(0, len(rows), at_a_time):
+        batch = rows[start : start + at_a_time]
         packed = pack_rows(
-            [ids[i] for i in batch], [[completions_token_ids[i]] for i in batch], int(tokenizer.pad_token_id)
+            [ids[i][prefix.length :] for i, _ in batch],
+            [[completions_token_ids[i][g] for g in group] for i, group in batch],
+            int(tokenizer.pad_token_id),
         ).to(device)
+        heat = torch.tensor([[temperatures[g] for g in group] for _, group in batch], device=device)
         with torch.inference_mode():
-            logprobs, _ = token_logprobs(model, packed, temperature=temperature)
-        for k, i in enumerate(batch):
-            results[i] = logprobs[k, 0][packed.completion_mask[k, 0]].tolist()
+            logprobs, _ = token_logprobs(
+                model, packed, temperature=heat if len(set(temperatures)) > 1 else temperatures[0], prefix=prefix
+            )
+        for row, (i, group) in enumerate(batch):
+            for k, g in enumerate(group):
+                results[i][g] = logprobs[row, k][packed.completion_mask[row, k]].tolist()
     return results
 
 

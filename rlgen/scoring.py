@@ -10,7 +10,10 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
+
+from rlgen.sharing import Prefix
 
 PROMPT, PADDING = 0, -1
 
@@ -50,22 +53,24 @@ class PackedRows:
         """The same rows on another device."""
         return PackedRows(*(getattr(self, field.name).to(device) for field in fields(self)))
 
-    def attention_mask(self, implementation: str | None, dtype: torch.dtype) -> Tensor:
+    def attention_mask(self, implementation: str | None, dtype: torch.dtype, before: int = 0) -> Tensor:
         """Mask for the model: (N, S) for one completion a prompt, else (N, 1, S, S) with the siblings hidden.
 
         Args:
             implementation: attention kernel; all but "sdpa" take the 4-dimensional mask as a float bias.
             dtype: of that bias.
+            before: tokens that stand before all rows in the model's cache and are seen by all; the mask's last
+                dimension grows by them.
         """
         real = self.segment_ids != PADDING
         if self.completion_ids.shape[1] == 1:
-            return real.long()
+            return pad(real, (before, 0), value=True).long()
         segment = self.segment_ids
         visible = (segment[:, None, :] == PROMPT) | (segment[:, None, :] == segment[:, :, None])
         length = segment.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
         allowed = (visible & causal & real[:, None, :]) | torch.eye(length, dtype=torch.bool, device=segment.device)
-        return visible_bias(allowed[:, None], implementation, dtype)
+        return visible_bias(pad(allowed, (before, 0), value=True)[:, None], implementation, dtype)
 
 
 def visible_bias(visible: Tensor, implementation: str | None, dtype: torch.dtype) -> Tensor:
@@ -87,7 +92,8 @@ def pack_rows(
     """Lay out N prompts with G completions each.
 
     Args:
-        prompts: N lists of token ids, none empty.
+        prompts: N lists of token ids, none empty where log-probabilities are wanted: a completion's first token is
+            predicted by the prompt's last one.
         completions: for each prompt, G lists of token ids.
         pad_token_id: fills the rest.
 
@@ -96,7 +102,7 @@ def pack_rows(
     """
     groups = len(completions[0])
     length = max(len(p) + sum(map(len, cs)) for p, cs in zip(prompts, completions, strict=True))
-    tokens = max(max(len(c) for c in cs) for cs in completions)
+    tokens = max(len(c) for cs in completions for c in cs)
     n = len(prompts)
     input_ids = torch.full((n, length), pad_token_id)
     position_ids = torch.zeros(n, length, dtype=torch.long)
@@ -106,7 +112,7 @@ def pack_rows(
     completion_mask = torch.zeros(n, groups, tokens, dtype=torch.bool)
     for i, (prompt, group) in enumerate(zip(prompts, completions, strict=True)):
         end = len(prompt)
-        input_ids[i, :end] = torch.tensor(prompt)
+        input_ids[i, :end] = torch.tensor(prompt, dtype=torch.long)
         position_ids[i, :end] = torch.arange(end)
         segment_ids[i, :end] = PROMPT
         for g, completion in enumerate(group):
@@ -124,15 +130,21 @@ def pack_rows(
 
 
 def token_logprobs(
-    model: nn.Module, packed: PackedRows, *, temperature: float = 1.0, with_entropy: bool = False
+    model: nn.Module,
+    packed: PackedRows,
+    *,
+    temperature: float | Tensor = 1.0,
+    with_entropy: bool = False,
+    prefix: Prefix | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Per-token log-probabilities of the packed completions, and the entropy of each prediction.
 
     Args:
         model: causal language model, possibly wrapped for distributed training.
         packed: N rows on the model's device.
-        temperature: what the logits are divided by.
+        temperature: what the logits are divided by; a tensor (N, G) for completions that differ in it.
         with_entropy: also return entropies, with their gradient.
+        prefix: tokens before all rows that the model has read already; None for none.
 
     Returns:
         Log-probabilities (N, G, T), natural log, float32, 0 where the mask is False; entropies alike, or None.
@@ -140,15 +152,21 @@ def token_logprobs(
     keep = packed.completion_mask
     rows = torch.arange(keep.shape[0], device=keep.device)[:, None, None].expand_as(keep)[keep]
     inner = unwrapped(model)
+    before = prefix.length if prefix else 0
     with select_tokens(inner, rows, packed.source[keep]):
         logits = model(
             input_ids=packed.input_ids,
-            attention_mask=packed.attention_mask(inner.config._attn_implementation, inner.dtype),
-            position_ids=packed.position_ids,
+            attention_mask=packed.attention_mask(inner.config._attn_implementation, inner.dtype, before),
+            position_ids=packed.position_ids + before,
+            past_key_values=prefix.cache(len(keep)) if prefix and before else None,
             use_cache=False,
         ).logits  # (M, V)
     logits = logits.float()
-    logprobs = (logits if temperature == 1 else logits / temperature).log_softmax(-1)  # V is large: spare a copy
+    if isinstance(temperature, Tensor):
+        logits = logits / temperature[:, :, None].expand_as(keep)[keep][:, None]
+    elif temperature != 1:  # V is large: spare a copy
+        logits = logits / temperature
+    logprobs = logits.log_softmax(-1)
     taken = logprobs.gather(1, packed.completion_ids[keep][:, None])[:, 0]
     template = torch.zeros(keep.shape, dtype=torch.float32, device=keep.device)
     entropy = None

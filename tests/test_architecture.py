@@ -32,6 +32,7 @@ LEVELS = {
     "rlgen.attention": 2,
     "rlgen.hidden": 2,
     "rlgen.scoring": 2,
+    "rlgen.sharing": 2,
     "rlgen.models": 1,
     "rlgen.embedded": 1,
     "rlgen.tiny": 1,

@@ -65,11 +65,10 @@ def test_logprobs_of_sampling_are_those_of_scoring(tiny):
     tokenizer, model = load_tokenizer(tiny), load_policy(tiny, dtype="float32").eval()
     prompts = ["one", "and another one that is longer"]
     samples = generate(model, tokenizer, prompts, max_new_tokens=9, temperature=1.0, num_generations=3, seed=1)
-    for g in range(3):
-        given = [completions[g].token_ids for completions in samples]
-        scored = completion_logprobs(model, tokenizer, prompts, given)
-        for completions, logprobs in zip(samples, scored, strict=True):
-            assert completions[g].logprobs == pytest.approx(logprobs, abs=1e-4)
+    scored = completion_logprobs(model, tokenizer, prompts, [[c.token_ids for c in group] for group in samples])
+    for completions, logprobs in zip(samples, scored, strict=True):
+        for completion, expected in zip(completions, logprobs, strict=True):
+            assert completion.logprobs == pytest.approx(expected, abs=1e-4)
 
 
 def test_rows_that_end_leave_the_batch_without_disturbing_the_others(tiny_llama):

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rlgen.evaluation.checkpoints import Checkpoint, check_same_prompts
 from rlgen.evaluation.generations import (
     CHUNK,
     Generated,
+    Loaded,
     Sampling,
     Steps,
     Store,
@@ -28,11 +30,10 @@ from rlgen.evaluation.generations import (
     read_tokenizers,
     vocabulary_hash,
 )
-from rlgen.evaluation.measures import Measure, Scores, check_unique, score_completions, weighted_sum
+from rlgen.evaluation.measures import Measure, Scores, check_unique, is_model, score_side_by_side, weighted_sum
 from rlgen.evaluation.metrics import DistinctN
 from rlgen.evaluation.results import SCHEMA_VERSION, compare_all, number, summarize, verdicts
 from rlgen.generation import Prompt, render_prompts
-from rlgen.runs import report_progress
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +44,13 @@ DISTINCT = Measure(
     None,
 )
 
+# Units of work per completion, as they compare with prompts several times as long as completions.
+GENERATING, SCORING, JUDGING = 4, 2, 1
+
 # by sampling plan, then by checkpoint
 Answers = dict[str, dict[str, Generated]]
 Ratios = dict[str, dict[str, Scores]]
+Logprobs = list[list[list[float]]]  # per prompt, sample and token
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,16 @@ class _Setup:
     comparable: frozenset[str]  # checkpoints whose tokens and prompts are those of the KL reference
     kl_prompts: int  # how many of the prompts the KL is measured on
     batch_size: int
+
+    @property
+    def plans(self) -> list[str]:
+        """Names of the sampling plans."""
+        return [sampling.name for sampling in self.samplings]
+
+    @property
+    def scored(self) -> list[str]:
+        """Checkpoints whose KL to the reference is measured."""
+        return [c.name for c in self.checkpoints if c.name in self.comparable and c.name != self.kl_reference]
 
 
 def compare(
@@ -138,101 +153,116 @@ def compare(
         len(prompts) if kl_rows is None else min(len(prompts), math.ceil(kl_rows / CHUNK) * CHUNK),
         batch_size,
     )
-    answers, ratios = _generate(setup)
-    scores = _score_all(rows, answers, ratios, measures)
+    steps = Steps(_work(setup, measures))
+    answers, ratios = _generate(setup, steps)
+    scores = _score_all(rows, answers, ratios, measures, steps)
     return _assemble(setup, rows, measures, task, answers, scores, warnings)
 
 
-def _generate(setup: _Setup) -> tuple[Answers, Ratios]:
+def _work(setup: _Setup, measures: Sequence[Measure]) -> int:
+    """Units of work ahead. Measures that are no models cost next to nothing."""
+    samples = sum(sampling.num_samples for sampling in setup.samplings)
+    models = sum(is_model(measure.score) for measure in measures)
+    return samples * (
+        (GENERATING + JUDGING * models) * len(setup.prompts) * len(setup.checkpoints)
+        + SCORING * 2 * setup.kl_prompts * len(setup.scored)
+    )
+
+
+def _generate(setup: _Setup, steps: Steps) -> tuple[Answers, Ratios]:
     """Completions of every checkpoint and their log-ratios to the reference, one model in memory at a time."""
-    answers: Answers = {sampling.name: {} for sampling in setup.samplings}
-    own: dict[str, dict[str, list[list[list[float]]]]] = {sampling.name: {} for sampling in setup.samplings}
-    scored = [name for name in setup.comparable if name != setup.kl_reference]
-    completions = len(setup.prompts) * sum(sampling.num_samples for sampling in setup.samplings)
-    steps = Steps("generate", completions * len(setup.checkpoints))
-    kl_steps = Steps("measure KL", 2 * setup.kl_prompts * completions // len(setup.prompts) * len(scored))
+    by_checkpoint: dict[str, dict[str, Generated]] = {}
+    own: dict[str, dict[str, Logprobs]] = {}
     for checkpoint in setup.checkpoints:
         name = checkpoint.name
-        store = Store(setup.folder / "generations" / f"{name}.jsonl")
         with loaded(checkpoint) as policy:
-            for sampling in setup.samplings:
-                generated = generate_cached(
-                    policy,
-                    setup.tokenizers[name],
-                    setup.prompts,
-                    setup.rendered[name],
-                    sampling,
-                    store,
-                    batch_size=setup.batch_size,
-                    steps=steps,
-                )
-                answers[sampling.name][name] = generated
-                if name in scored:
-                    own[sampling.name][name] = logprobs_cached(
-                        policy,
-                        setup.tokenizers[name],
-                        setup.prompts[: setup.kl_prompts],
-                        generated,
-                        sampling,
-                        Store(setup.folder / "logprobs" / f"{name}.jsonl"),
-                        batch_size=setup.batch_size,
-                        steps=kl_steps,
-                    )
-    return answers, _log_ratios(setup, answers, own, kl_steps)
-
-
-def _log_ratios(setup: _Setup, answers: Answers, own: Mapping[str, Mapping[str, Any]], kl_steps: Steps) -> Ratios:
-    ratios: Ratios = {sampling.name: {} for sampling in setup.samplings}
+            by_checkpoint[name] = generate_cached(
+                policy,
+                setup.tokenizers[name],
+                setup.prompts,
+                setup.rendered[name],
+                setup.samplings,
+                Store(setup.folder / "generations" / f"{name}.jsonl"),
+                batch_size=setup.batch_size,
+                advance=partial(steps.advance, GENERATING),
+            )
+            if name in setup.scored:
+                own[name] = _logprobs(setup, policy, name, by_checkpoint[name], steps)
+    answers = {plan: {name: by_checkpoint[name][plan] for name in by_checkpoint} for plan in setup.plans}
     reference = next((c for c in setup.checkpoints if c.name == setup.kl_reference), None)
     if reference is None:
-        return ratios
+        return answers, {plan: {} for plan in setup.plans}
     with loaded(reference) as policy:
-        for sampling in setup.samplings:
-            for name, generated in answers[sampling.name].items():
-                measured = generated.completions[: setup.kl_prompts]
-                unmeasured: Scores = [[None for _ in samples] for samples in generated.completions[len(measured) :]]
-                if name == reference.name:
-                    nothing: Scores = [[0.0 for _ in samples] for samples in measured]
-                    ratios[sampling.name][name] = nothing + unmeasured
-                elif name in setup.comparable:
-                    theirs = logprobs_cached(
-                        policy,
-                        setup.tokenizers[reference.name],
-                        setup.prompts[: setup.kl_prompts],
-                        generated,
-                        sampling,
-                        Store(setup.folder / "logprobs" / f"{name}.jsonl"),
-                        batch_size=setup.batch_size,
-                        steps=kl_steps,
-                    )
-                    ratios[sampling.name][name] = log_ratio(own[sampling.name][name], theirs) + unmeasured
+        theirs = {name: _logprobs(setup, policy, name, by_checkpoint[name], steps) for name in setup.scored}
+    return answers, {plan: _log_ratios(setup, plan, answers[plan], own, theirs) for plan in setup.plans}
+
+
+def _logprobs(
+    setup: _Setup, policy: Loaded, name: str, generated: Mapping[str, Generated], steps: Steps
+) -> dict[str, Logprobs]:
+    """What a policy thinks of a checkpoint's completions, as far as the KL is measured."""
+    return logprobs_cached(
+        policy,
+        setup.tokenizers[name],
+        setup.prompts[: setup.kl_prompts],
+        generated,
+        setup.samplings,
+        Store(setup.folder / "logprobs" / f"{name}.jsonl"),
+        batch_size=setup.batch_size,
+        advance=partial(steps.advance, SCORING),
+    )
+
+
+def _log_ratios(
+    setup: _Setup,
+    plan: str,
+    answers: Mapping[str, Generated],
+    own: Mapping[str, Mapping[str, Logprobs]],
+    theirs: Mapping[str, Mapping[str, Logprobs]],
+) -> dict[str, Scores]:
+    """Of the reference and all that compare with it; None for the prompts that the KL is not measured on."""
+    ratios: dict[str, Scores] = {}
+    for name in (*setup.scored, str(setup.kl_reference)):
+        samples = answers[name].completions
+        measured: Scores = (
+            log_ratio(own[name][plan], theirs[name][plan])
+            if name in setup.scored
+            else [[0.0 for _ in row] for row in samples[: setup.kl_prompts]]
+        )
+        ratios[name] = measured + [[None for _ in row] for row in samples[setup.kl_prompts :]]
     return ratios
 
 
 def _score_all(
-    rows: Dataset, answers: Answers, ratios: Ratios, measures: Sequence[Measure]
+    rows: Dataset, answers: Answers, ratios: Ratios, measures: Sequence[Measure], steps: Steps
 ) -> dict[str, dict[str, dict[str, Scores]]]:
-    total = sum(len(by_name) for by_name in answers.values()) * len(measures)
-    done = 0
-    scores: dict[str, dict[str, dict[str, Scores]]] = {}
-    for sampling, by_name in answers.items():
-        scores[sampling] = {}
-        for name, generated in by_name.items():
-            values: dict[str, Scores] = {}
-            # Sums come after what they add.
-            for measure in sorted(measures, key=lambda measure: bool(measure.terms)):
-                if measure.terms:
-                    parts = [values[term] for term, _ in measure.terms]
-                    values[measure.name] = weighted_sum(parts, [weight for _, weight in measure.terms])
-                elif measure.score is not None:
-                    values[measure.name] = score_completions(measure.score, rows, generated.completions)
-                else:
-                    nothing: Scores = [[None for _ in samples] for samples in generated.completions]
-                    values[measure.name] = ratios[sampling].get(name, nothing)
-                done += 1
-                report_progress("measure", done, total)
-            scores[sampling][name] = {measure.name: values[measure.name] for measure in measures}
-    return scores
+    """All scores by sampling plan, checkpoint and measure, measures in their order."""
+    authors = {
+        (plan, name): generated.completions for plan, by_name in answers.items() for name, generated in by_name.items()
+    }
+    values: dict[tuple[str, str], dict[str, Scores]] = {author: {} for author in authors}
+    for measure in measures:
+        if measure.score is None:
+            continue
+        for start in range(0, len(rows), CHUNK):
+            part = range(start, min(start + CHUNK, len(rows)))
+            scored = score_side_by_side(measure.score, rows, authors, part)
+            for author, scores in scored.items():
+                values[author].setdefault(measure.name, []).extend(scores)
+            if is_model(measure.score):
+                steps.advance(JUDGING, sum(len(samples) for scores in scored.values() for samples in scores))
+    for (plan, name), by_measure in values.items():
+        nothing: Scores = [[None for _ in samples] for samples in authors[plan, name]]
+        for measure in measures:
+            if measure.terms:
+                parts = [by_measure[term] for term, _ in measure.terms]
+                by_measure[measure.name] = weighted_sum(parts, [weight for _, weight in measure.terms])
+            elif measure.score is None:
+                by_measure[measure.name] = ratios[plan].get(name, nothing)
+    return {
+        plan: {name: {m.name: values[plan, name][m.name] for m in measures} for name in by_name}
+        for plan, by_name in answers.items()
+    }
 
 
 def _assemble(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,7 +50,10 @@ class Sampling:
 
 
 class Store:
-    """Chunks of records in an append-only JSONL file: `{"key": ..., "seconds": ..., "records": [...]}` per line."""
+    """Chunks of records in an append-only JSONL file; what was computed together is one line and so stays together.
+
+    A line is a list of `{"key": ..., "seconds": ..., "records": [...]}`.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -66,13 +70,13 @@ class Store:
         """How long a chunk took when it was made."""
         return float(self._chunks[key]["seconds"])
 
-    def put(self, key: str, records: Sequence[Any], seconds: float) -> None:
-        """Append a chunk."""
-        chunk = {"key": key, "seconds": round(seconds, 3), "records": list(records)}
+    def put(self, records: Mapping[str, Sequence[Any]], seconds: Mapping[str, float]) -> None:
+        """Append chunks by key, all of them or, if the process is killed, none."""
+        line = [{"key": key, "seconds": round(seconds[key], 3), "records": list(records[key])} for key in records]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(chunk) + "\n")
-        self._chunks[key] = chunk
+            stream.write(json.dumps(line) + "\n")
+        self._chunks.update({str(chunk["key"]): chunk for chunk in line})
 
     def _read(self) -> None:
         """Keep the whole lines; a kill in mid-write leaves at most the last one cut, which is dropped."""
@@ -82,8 +86,11 @@ class Store:
             if not line.endswith(b"\n"):
                 break
             try:
-                chunk = json.loads(line)
-                self._chunks[chunk["key"]] = chunk
+                chunks = json.loads(line)
+                # One chunk a line is what earlier versions wrote.
+                self._chunks.update(
+                    {chunk["key"]: chunk for chunk in (chunks if isinstance(chunks, list) else [chunks])}
+                )
             except (ValueError, KeyError, TypeError):
                 break
             end += len(line)
@@ -94,17 +101,20 @@ class Store:
 
 
 class Steps:
-    """Progress over all checkpoints together, so that the time left is that of the whole."""
+    """Progress of the whole comparison under one name, so that the time left is that of all its work.
 
-    def __init__(self, name: str, total: int) -> None:
-        self.name = name
+    Args:
+        total: Units of work; one takes about the same time whatever the work is.
+    """
+
+    def __init__(self, total: int) -> None:
         self.total = total
         self.done = 0
 
-    def advance(self, count: int) -> None:
-        """Report that `count` more completions are there."""
-        self.done += count
-        report_progress(self.name, self.done, self.total)
+    def advance(self, units_each: int, count: int) -> None:
+        """Report `count` more pieces of work, of so many units each, as done."""
+        self.done += units_each * count
+        report_progress("compare", self.done, self.total)
 
 
 @dataclass
@@ -171,12 +181,12 @@ def generate_cached(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     rendered: Sequence[str],
-    sampling: Sampling,
+    samplings: Sequence[Sampling],
     store: Store,
     *,
     batch_size: int,
-    steps: Steps,
-) -> Generated:
+    advance: Callable[[int], None],
+) -> dict[str, Generated]:
     """Completions of one checkpoint, of which only the missing chunks are generated.
 
     Args:
@@ -184,90 +194,133 @@ def generate_cached(
         tokenizer: Its tokenizer.
         prompts: Plain or conversational prompts.
         rendered: The same as the text that the model reads.
-        sampling: How to draw.
+        samplings: How to draw; each prompt is read once for all plans that can share a batch.
         store: Where the checkpoint's completions are kept.
         batch_size: Prompts per batch.
-        steps: Told how far the work is.
+        advance: Told how many more completions are there.
 
     Returns:
-        The completions of all prompts, in order.
+        By name of the plan, the completions of all prompts, in order.
     """
-    generated = Generated([], [], 0.0)
+    generated = {sampling.name: Generated([], [], 0.0) for sampling in samplings}
     for start in range(0, len(prompts), CHUNK):
         chunk = slice(start, start + CHUNK)
-        key = _hash([policy.checkpoint.fingerprint, asdict(sampling), start, rendered[chunk]])
-        records = store.get(key)
-        if records is None:
-            model = policy.model
+        keys = {
+            sampling: _hash([policy.checkpoint.fingerprint, asdict(sampling), start, rendered[chunk]])
+            for sampling in samplings
+        }
+        for plans in _sharing_a_batch([sampling for sampling in samplings if store.get(keys[sampling]) is None]):
+            model = policy.model  # loading it is not generating
             began = time.monotonic()
-            samples = generate(
+            answers = generate(
                 model,
                 tokenizer,
                 prompts[chunk],
-                max_new_tokens=sampling.max_new_tokens,
-                temperature=sampling.temperature,
-                num_generations=sampling.num_samples,
+                max_new_tokens=plans[0].max_new_tokens,
+                temperature=[plan.temperature for plan in plans for _ in range(plan.num_samples)],
+                num_generations=sum(plan.num_samples for plan in plans),
                 batch_size=batch_size,
                 # Its own seed per chunk, so that a resumed run draws what an uninterrupted one would.
-                seed=int(_hash([sampling.seed, start]), 16) % 2**31,
+                seed=int(_hash([plans[0].seed, start]), 16) % 2**31,
             )
-            records = [[asdict(sample) for sample in answers] for answers in samples]
-            store.put(key, records, time.monotonic() - began)
-        generated.completions += [[Completion(**sample) for sample in answers] for answers in records]
-        generated.keys.append(key)
-        steps.advance(sum(map(len, records)))
-        generated.seconds += store.seconds(key)
+            samples = _by_plan(plans, [[asdict(sample) for sample in row] for row in answers])
+            records = {keys[plan]: rows for plan, rows in samples.items()}
+            store.put(records, _shares(time.monotonic() - began, records))
+        for sampling, key in keys.items():
+            known = store.get(key) or []
+            answered = generated[sampling.name]
+            answered.completions += [[Completion(**sample) for sample in row] for row in known]
+            answered.keys.append(key)
+            answered.seconds += store.seconds(key)
+            advance(sum(map(len, known)))
     return generated
+
+
+def _sharing_a_batch(samplings: Sequence[Sampling]) -> list[list[Sampling]]:
+    """Group plans so that each draws the same numbers whatever other plans there are: greedy ones draw none.
+
+    In a group with a plan that draws, that plan comes first.
+    """
+    groups: list[list[Sampling]] = []
+    for sampling in sorted(samplings, key=lambda sampling: sampling.temperature == 0):
+        joins = [group for group in groups if group[0].max_new_tokens == sampling.max_new_tokens]
+        if sampling.temperature == 0 and joins:
+            joins[0].append(sampling)
+        else:
+            groups.append([sampling])
+    return groups
+
+
+def _by_plan(samplings: Sequence[Sampling], rows: Sequence[Sequence[Any]]) -> dict[Sampling, list[list[Any]]]:
+    """Take apart rows in which the samples of several plans stand side by side."""
+    ends = itertools.accumulate(sampling.num_samples for sampling in samplings)
+    return {
+        sampling: [list(row[end - sampling.num_samples : end]) for row in rows]
+        for sampling, end in zip(samplings, ends, strict=True)
+    }
+
+
+def _shares(seconds: float, records: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> dict[str, float]:
+    """Divide the time of a batch among the plans in it, by the tokens that each wrote."""
+    tokens = {key: sum(len(sample["token_ids"]) for row in rows for sample in row) for key, rows in records.items()}
+    return {key: seconds * count / max(sum(tokens.values()), 1) for key, count in tokens.items()}
 
 
 def logprobs_cached(
     policy: Loaded,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
-    generated: Generated,
-    sampling: Sampling,
+    generated: Mapping[str, Generated],
+    samplings: Sequence[Sampling],
     store: Store,
     *,
     batch_size: int,
-    steps: Steps,
-) -> list[list[list[float]]]:
+    advance: Callable[[int], None],
+) -> dict[str, list[list[list[float]]]]:
     """Log-probabilities under one policy of the tokens that another (or the same) one wrote.
+
+    A prompt is read once for the completions of all plans. Whoever scores, the rows are the same, so that rounding
+    errors are alike on both sides of a log-ratio.
 
     Args:
         policy: Who scores; its model is loaded only if something is missing.
         tokenizer: Its tokenizer.
         prompts: The prompts that were answered.
-        generated: The answers.
-        sampling: How they were drawn; its temperature is used for scoring, 1 for greedy ones.
+        generated: The answers by name of the plan.
+        samplings: How they were drawn; a plan's temperature is used for scoring, 1 for greedy ones.
         store: Where the scores are kept.
         batch_size: Completions per batch.
-        steps: Told how far the work is.
+        advance: Told how many more completions are scored.
 
     Returns:
-        Per prompt, per sample, the natural log-probability of each token.
+        By name of the plan, per prompt and sample, the natural log-probability of each token.
     """
-    logprobs: list[list[list[float]]] = []
+    logprobs: dict[str, list[list[list[float]]]] = {sampling.name: [] for sampling in samplings}
     for number, start in enumerate(range(0, len(prompts), CHUNK)):
         chunk = slice(start, start + CHUNK)
-        key = _hash([policy.checkpoint.fingerprint, "logprobs", generated.keys[number]])
-        records = store.get(key)
-        if records is None:
-            answers = generated.completions[chunk]
-            model = policy.model
+        keys = {
+            sampling: _hash([policy.checkpoint.fingerprint, "logprobs", generated[sampling.name].keys[number]])
+            for sampling in samplings
+        }
+        missing = [sampling for sampling in samplings if store.get(keys[sampling]) is None]
+        if missing:
             began = time.monotonic()
-            flat = completion_logprobs(
-                model,
+            answers = zip(*(generated[sampling.name].completions[chunk] for sampling in missing), strict=True)
+            scored = completion_logprobs(
+                policy.model,
                 tokenizer,
-                [prompt for prompt, samples in zip(prompts[chunk], answers, strict=True) for _ in samples],
-                [sample.token_ids for samples in answers for sample in samples],
+                prompts[chunk],
+                [[sample.token_ids for samples in row for sample in samples] for row in answers],
                 batch_size=batch_size,
-                temperature=sampling.temperature or 1.0,
+                temperature=[plan.temperature or 1.0 for plan in missing for _ in range(plan.num_samples)],
             )
-            values = iter([[round(value, 6) for value in row] for row in flat])
-            records = [[next(values) for _ in samples] for samples in answers]
-            store.put(key, records, time.monotonic() - began)
-        logprobs += records
-        steps.advance(sum(map(len, records)))
+            rounded = [[[round(value, 6) for value in values] for values in row] for row in scored]
+            records = {keys[plan]: chunk for plan, chunk in _by_plan(missing, rounded).items()}
+            store.put(records, dict.fromkeys(records, (time.monotonic() - began) / len(missing)))
+        for sampling, key in keys.items():
+            values = store.get(key) or []
+            logprobs[sampling.name] += values
+            advance(sum(map(len, values)))
     return logprobs
 
 

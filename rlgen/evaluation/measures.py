@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from datasets import Dataset
 
-from rlgen.errors import ConfigError
+from rlgen.errors import ConfigError, RewardError
 from rlgen.evaluation.metrics import METRICS, Score, length_tokens, truncated
 from rlgen.rewards.check import check_rewards, checked, reward_name
 from rlgen.rewards.compose import call_reward
 from rlgen.rewards.load import load_reward, load_rewards
+from rlgen.rewards.model import RewardModel
 
 if TYPE_CHECKING:
     from rlgen.generation import Completion
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 COMPOSITE = "reward"
 
 Kind = Literal["reward", "metric", "diagnostic"]
+Author = tuple[str, str]  # sampling plan and checkpoint
 Scores = list[list[float | None]]  # per prompt, per sample; None where the measure does not apply
 
 
@@ -211,6 +213,48 @@ def score_completions(score: Score, rows: Dataset, completions: Sequence[Sequenc
     )
     values = iter(scores)
     return [[next(values) for _ in range(count)] for count in counts]
+
+
+def score_side_by_side(
+    score: Score, rows: Dataset, authors: Mapping[Author, Sequence[Sequence[Completion]]], part: range
+) -> dict[Author, Scores]:
+    """Score what all checkpoints wrote under all plans in one call, the completions of a prompt side by side.
+
+    A reward model then reads each prompt once.
+
+    Args:
+        score: Function with the signature of a reward.
+        rows: The held-out rows.
+        authors: By sampling plan and checkpoint, per held-out row, its samples.
+        part: Which rows to score.
+
+    Returns:
+        The same for those rows, one score per sample.
+
+    Raises:
+        RewardError: The function raised or broke the reward contract; the message says on whose completion.
+    """
+    written = [[(author, sample) for author in authors for sample in authors[author][i]] for i in part]
+    try:
+        scored = score_completions(score, rows.select(part), [[sample for _, sample in row] for row in written])
+    except RewardError as error:
+        if error.row is None:
+            raise
+        places = [(i, *author) for i, row in zip(part, written, strict=True) for author, _ in row]
+        i, plan, name = places[error.row]
+        raise RewardError(f"{error}; row {error.row} is what {name} wrote for held-out prompt {i} ({plan})") from error
+    return {
+        author: [
+            [value for (writer, _), value in zip(row, values, strict=True) if writer == author]
+            for row, values in zip(written, scored, strict=True)
+        ]
+        for author in authors
+    }
+
+
+def is_model(score: Score | None) -> bool:
+    """Whether a measure is a trained reward model, which costs time worth counting."""
+    return isinstance(getattr(score, "function", score), RewardModel)
 
 
 def weighted_sum(parts: Sequence[Scores], weights: Sequence[float]) -> Scores:

@@ -170,11 +170,14 @@ def _contract_float(name: str, value: Any, row: int) -> float | None:
     except (TypeError, ValueError, RuntimeError) as error:
         raise RewardError(
             f"reward '{name}' returned {_short(value)} ({type(value).__name__}) for row {row}; "
-            "return a number, or None where it does not apply"
+            "return a number, or None where it does not apply",
+            row=row,
         ) from error
     if not math.isfinite(number):
         raise RewardError(
-            f"reward '{name}' returned {number} for row {row}; return a finite number, or None where it does not apply"
+            f"reward '{name}' returned {number} for row {row}; "
+            "return a finite number, or None where it does not apply",
+            row=row,
         )
     return number
 
@@ -206,7 +209,7 @@ def _raised(name: str, function: Reward, error: Exception, row: int | None, colu
     hint = ""
     if isinstance(error, TypeError) and "argument" in str(error):
         hint = f"; it gets prompts, completions, {', '.join(columns)}: accept **kwargs and ask for columns that exist"
-    return RewardError(f"reward '{name}' raised {reason}{place}{hint}")
+    return RewardError(f"reward '{name}' raised {reason}{place}{hint}", row=row)
 
 
 def _user_line(function: Reward, error: Exception) -> list[str]:

@@ -1,6 +1,5 @@
 """A trained reward model as a reward function."""
 
-import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlgen.errors import RewardError
 from rlgen.models import adapter_base, is_adapter, load_reward_model, load_tokenizer
 from rlgen.scoring import pack_rows
+from rlgen.sharing import Prefix, can_share_prompts, common_length, read_prefix
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -113,10 +113,11 @@ def prepare_for_scoring(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     return model
 
 
-def score_texts(model: PreTrainedModel, texts: Sequence[list[int]], *, batch_size: int = 16) -> list[float]:
+def score_texts(model: PreTrainedModel, texts: Sequence[Sequence[int]], *, batch_size: int = 16) -> list[float]:
     """Score tokenized texts with a sequence classifier, in their order.
 
-    Neighbouring texts that begin alike (the completions of one prompt) share the work on their beginning.
+    Equal texts are scored once, neighbouring texts that begin alike (the completions of one prompt) share the work on
+    their beginning, and so do all texts on theirs.
 
     Args:
         model: one output; see `prepare_for_scoring`.
@@ -126,20 +127,23 @@ def score_texts(model: PreTrainedModel, texts: Sequence[list[int]], *, batch_siz
     Returns:
         The raw outputs.
     """
-    scores = [0.0] * len(texts)
-    groups = _groups(texts, batch_size)
+    # The classifier reads the last token that is no padding, so trailing pads (pad may be eos) play no part.
+    stripped = [_without_trailing(ids, _pad(model)) for ids in texts]
+    unique = list(dict.fromkeys(stripped))
+    shares = isinstance(getattr(model, "score", None), torch.nn.Linear) and can_share_prompts(model)
+    groups = _groups(unique, batch_size) if shares else [[text] for text in unique]
+    prefix = read_prefix(model, unique) if shares else None
     # Sorted by length so that a batch holds little padding.
-    groups.sort(key=lambda group: max(len(texts[index]) for index in group))
+    groups.sort(key=lambda group: max(map(len, group)))
+    scores: dict[tuple[int, ...], float] = {}
     while groups:
         batch = [groups.pop()]
         while groups and sum(map(len, batch)) + len(groups[-1]) <= batch_size:
             batch.append(groups.pop())
-        order = [index for group in batch for index in group]
-        for index, score in zip(
-            order, _score_texts(model, [[texts[i] for i in group] for group in batch]), strict=True
-        ):
-            scores[index] = score
-    return scores
+        together = [text for group in batch for text in group]
+        answers = _score_padded(model, together) if prefix is None else _score_packed(model, batch, prefix)
+        scores.update(zip(together, answers.float().tolist(), strict=True))
+    return [scores[text] for text in stripped]
 
 
 def read_statistics(folder: str, standardize: bool | None = None) -> tuple[float, float]:
@@ -158,89 +162,62 @@ def read_statistics(folder: str, standardize: bool | None = None) -> tuple[float
         raise RewardError(f"{file} does not hold a reward model's mean and std: {error}") from error
 
 
-def _groups(texts: Sequence[list[int]], largest: int) -> list[list[int]]:
-    """Indices of neighbouring texts that share at least half of their tokens with the first of their group."""
-    groups: list[list[int]] = []
-    for index, ids in enumerate(texts):
+def _groups(texts: Sequence[tuple[int, ...]], largest: int) -> list[list[tuple[int, ...]]]:
+    """Neighbouring texts that share at least half of their tokens with the first of their group."""
+    groups: list[list[tuple[int, ...]]] = []
+    for ids in texts:
         open_group = bool(groups) and len(groups[-1]) < largest
-        if open_group and 2 * len(_common_prefix([texts[groups[-1][0]], ids])) >= len(ids):
-            groups[-1].append(index)
+        if open_group and 2 * common_length([groups[-1][0], ids]) >= len(ids):
+            groups[-1].append(ids)
         else:
-            groups.append([index])
+            groups.append([ids])
     return groups
 
 
 @torch.no_grad()
-def _score_texts(model: PreTrainedModel, groups: list[list[list[int]]]) -> list[float]:
-    """Scores of one batch of groups, flattened."""
-    texts = [ids for group in groups for ids in group]
-    scores = _score_packed(model, groups) if len(groups) < len(texts) else None
-    if scores is None:
-        ids, attention_mask = _pad_right(texts, _pad(model), model.device)
-        scores = model(input_ids=ids, attention_mask=attention_mask).logits[:, 0]
-    return [float(score) for score in scores.float()]
-
-
-def _score_packed(model: PreTrainedModel, groups: list[list[list[int]]]) -> torch.Tensor | None:
-    """Each group's common beginning goes through the model once; None where the model does not allow it.
-
-    It takes a decoder that is told positions and honors a mask of ours, and a linear score of the last token.
-    """
-    head, decoder, kernel = getattr(model, "score", None), model.base_model, model.config._attn_implementation
-    if not isinstance(head, torch.nn.Linear) or kernel not in ("sdpa", "eager"):
-        return None
-    if "position_ids" not in inspect.signature(decoder.forward).parameters:
-        return None
-    pad = _pad(model)
-    # The classifier reads the last token that is no padding, so trailing pads (pad may be eos) play no part.
-    groups = [[_without_trailing(ids, pad) for ids in group] for group in groups]
-    prefixes = [_common_prefix(group)[: min(map(len, group)) - 1] for group in groups]
-    if not all(prefixes):
-        return None
-    width = max(map(len, groups))
-    rest = [
-        [ids[len(prefix) :] for ids in group] + [[]] * (width - len(group))
-        for group, prefix in zip(groups, prefixes, strict=True)
-    ]
-    packed = pack_rows(prefixes, rest, pad).to(model.device)
-    hidden = decoder(
-        input_ids=packed.input_ids,
-        attention_mask=packed.attention_mask(kernel, model.dtype),
-        position_ids=packed.position_ids,
-        use_cache=False,
-    ).last_hidden_state
-    counts = packed.completion_mask.sum(2)
-    lengths = torch.tensor([len(prefix) for prefix in prefixes], device=counts.device)
-    last = lengths[:, None] + counts.cumsum(1) - 1
-    rows, texts = counts.nonzero(as_tuple=True)
-    scores: torch.Tensor = head(hidden[rows, last[rows, texts]])[:, 0]
+def _score_padded(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Scores of texts that share nothing."""
+    ids = pad_sequence([torch.tensor(text) for text in texts], batch_first=True, padding_value=_pad(model))
+    mask = pad_sequence([torch.ones(len(text), dtype=torch.long) for text in texts], batch_first=True)
+    scores: torch.Tensor = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, 0]
     return scores
 
 
-def _common_prefix(group: Sequence[list[int]]) -> list[int]:
-    first, last = min(group), max(group)  # in lexical order all others lie between them
-    for count, (left, right) in enumerate(zip(first, last, strict=False)):
-        if left != right:
-            return first[:count]
-    return first
-
-
-def _pad_right(texts: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both (B, longest)."""
-    ids = pad_sequence([torch.tensor(text) for text in texts], batch_first=True, padding_value=pad)
-    mask = pad_sequence([torch.ones(len(text), dtype=torch.long) for text in texts], batch_first=True)
-    return ids.to(device), mask.to(device)
+@torch.no_grad()
+def _score_packed(model: Any, groups: Sequence[Sequence[tuple[int, ...]]], prefix: Prefix) -> torch.Tensor:
+    """Scores of groups, flattened; behind the prefix of all, each group's common beginning is read once."""
+    rests = [[text[prefix.length :] for text in group] for group in groups]
+    beginnings = [group[0][: common_length(group)] for group in rests]
+    width = max(map(len, groups))
+    endings = [
+        [text[len(beginning) :] for text in group] + [()] * (width - len(group))
+        for group, beginning in zip(rests, beginnings, strict=True)
+    ]
+    packed = pack_rows(beginnings, endings, _pad(model)).to(model.device)
+    hidden = model.base_model(
+        input_ids=packed.input_ids,
+        attention_mask=packed.attention_mask(model.config._attn_implementation, model.dtype, prefix.length),
+        position_ids=packed.position_ids + prefix.length,
+        past_key_values=prefix.cache(len(groups)) if prefix.length else None,
+        use_cache=False,
+    ).last_hidden_state
+    counts = packed.completion_mask.sum(2)
+    lengths = torch.tensor([len(beginning) for beginning in beginnings], device=counts.device)
+    last = lengths[:, None] + counts.cumsum(1) - 1
+    rows, texts = counts.nonzero(as_tuple=True)
+    scores: torch.Tensor = model.score(hidden[rows, last[rows, texts]])[:, 0]
+    return scores
 
 
 def _pad(model: PreTrainedModel) -> int:
     return int(model.config.get_text_config().pad_token_id)
 
 
-def _without_trailing(ids: list[int], pad: int) -> list[int]:
+def _without_trailing(ids: Sequence[int], pad: int) -> tuple[int, ...]:
     end = len(ids)
     while end > 1 and ids[end - 1] == pad:
         end -= 1
-    return ids[:end]
+    return tuple(ids[:end])
 
 
 def _load(name_or_path: str, options: dict[str, Any]) -> PreTrainedModel:

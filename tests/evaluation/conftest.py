@@ -12,7 +12,7 @@ from datasets import Dataset
 from rlgen.data import conversational
 from rlgen.evaluation.checkpoints import Checkpoint
 from rlgen.evaluation.compare import _assemble, _score_all, _Setup
-from rlgen.evaluation.generations import Generated, Sampling
+from rlgen.evaluation.generations import Generated, Sampling, Steps
 from rlgen.evaluation.measures import diagnostic_measures, metric_measures, reward_measures
 from rlgen.evaluation.metrics import rouge_l
 from rlgen.generation import Completion
@@ -112,7 +112,7 @@ def fake_results() -> Callable[..., dict[str, Any]]:
             *metric_measures(None, {"rouge_l": rouge_l}, lambda _: rouge_l, rows.column_names),
             *diagnostic_measures(reference),
         ]
-        scores = _score_all(rows, answers, ratios, measures)
+        scores = _score_all(rows, answers, ratios, measures, Steps(1))
         setup = _Setup(
             checkpoints,
             {},

@@ -10,6 +10,7 @@ from rlgen.evaluation.measures import (
     metric_measures,
     reward_measures,
     score_completions,
+    score_side_by_side,
     weighted_sum,
 )
 from rlgen.generation import Completion
@@ -52,6 +53,49 @@ def test_wrong_number_of_scores_is_one_clear_error():
 
     with pytest.raises(RewardError, match="bad"):
         score_completions(bad, rows, [[answer("A")]])
+
+
+def test_what_all_checkpoints_wrote_for_a_prompt_is_scored_side_by_side():
+    seen = []
+
+    def length(prompts, completions, color, **_):
+        seen.append(list(zip(prompts, completions, color, strict=True)))
+        return [len(text) for text in completions]
+
+    rows = Dataset.from_dict({"prompt": ["p", "q", "r"], "color": ["red", "blue", "green"]})
+    authors = {
+        ("greedy", "sft"): [[answer("a")], [answer("bb")], [answer("ccc")]],
+        ("T=1", "ppo"): [[answer("d" * 4), answer("e" * 5)], [answer("f" * 6), answer("g" * 7)], [answer("h")] * 2],
+    }
+    scores = score_side_by_side(length, rows, authors, range(1, 3))
+    assert scores == {("greedy", "sft"): [[2], [3]], ("T=1", "ppo"): [[6, 7], [1, 1]]}
+    (call,) = seen
+    assert [row[0] for row in call] == ["q", "q", "q", "r", "r", "r"]
+    assert call[1] == ("q", "f" * 6, "blue")
+
+
+def test_an_error_names_whose_completion_it_was():
+    def picky(completions, **_):
+        return [float("nan") if text == "bad" else 1.0 for text in completions]
+
+    def crashing(completions, **_):
+        return [1 / (text != "bad") for text in completions]
+
+    def short(completions, **_):
+        return [1.0]
+
+    rows = Dataset.from_dict({"prompt": ["p", "q"]})
+    authors = {
+        ("greedy", "sft"): [[answer("a")], [answer("b")]],
+        ("T=1", "ppo"): [[answer("c"), answer("d")], [answer("e"), answer("bad")]],
+    }
+    for reward in (picky, crashing):
+        for part in (range(2), range(1, 2)):
+            with pytest.raises(RewardError, match=r"row \d is what ppo wrote for held-out prompt 1 \(T=1\)") as error:
+                score_side_by_side(reward, rows, authors, part)
+            assert reward.__name__ in str(error.value)
+    with pytest.raises(RewardError, match="'short' returned 1 values for 6 completions"):
+        score_side_by_side(short, rows, authors, range(2))
 
 
 def test_sum_skips_what_does_not_apply():

@@ -85,9 +85,36 @@ def test_texts_that_share_everything_or_nothing_or_end_in_padding(folder):
     assert score_texts(model, []) == []
 
 
+def test_equal_texts_are_scored_once_and_shared_tokens_read_once(folder):
+    scorer = RewardModel(folder, dtype="float32")
+    asked = [message("user", "Say what this function does, in a sentence. " * 3 + f"def f{i}(x)") for i in range(3)]
+    rows = [(prompt, COMPLETIONS[i]) for prompt in asked for i in (0, 1, 2, 3, 1)]
+    expected = [scorer([prompt], [completion])[0] for prompt, completion in rows]
+    read = []
+    scorer.model.get_input_embeddings().register_forward_hook(lambda _, inputs, __: read.append(inputs[0].numel()))
+    assert scorer(*zip(*rows, strict=True)) == pytest.approx(expected, abs=1e-4)
+    texts = {tuple(token_ids(scorer.tokenizer, *row)) for row in rows}
+    assert len(texts) == 12
+    assert sum(read) < sum(map(len, texts)) / 2
+
+    read.clear()
+    once = [list(texts.pop())] * 8
+    assert len(set(score_texts(scorer.model, once))) == 1
+    assert read == [len(once[0])]
+
+
+def test_completions_of_a_single_prompt_and_texts_that_extend_each_other(folder):
+    model = RewardModel(folder, dtype="float32").model
+    beginning = list(range(30, 80))
+    texts = [[*beginning, 5], [*beginning, 6, 7], beginning, [*beginning, 5, 8, 9], [*beginning, 6]]
+    alone = [score_texts(model, [text])[0] for text in texts]
+    for batch_size in (2, 16):
+        assert score_texts(model, texts, batch_size=batch_size) == pytest.approx(alone, abs=1e-4)
+
+
 def test_a_model_without_a_plain_score_head_is_scored_all_the_same(folder, monkeypatch):
     expected = RewardModel(folder, dtype="float32")(PROMPTS, COMPLETIONS)
-    monkeypatch.setattr("rlgen.rewards.model._score_packed", lambda model, groups: None)
+    monkeypatch.setattr("rlgen.rewards.model.can_share_prompts", lambda model: False)
     assert RewardModel(folder, dtype="float32")(PROMPTS, COMPLETIONS) == pytest.approx(expected, abs=1e-4)
 
 
