@@ -61,6 +61,7 @@ def sample(
     temperature: float | Sequence[float] = 1.0,
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
+    share_prompts: bool = True,
     hidden_depths: Sequence[int] = (),
 ) -> Sampled:
     """Decode one batch: each prompt is read once for all its completions, and finished ones cost nothing more.
@@ -75,6 +76,7 @@ def sample(
         temperature: 0 for the most likely token at each step; or one number for each of the G completions.
         top_p: nucleus sampling; 1 for all tokens.
         generator: source of randomness; None for torch's global one. Greedy completions draw nothing from it.
+        share_prompts: let completions stand in one row where the model seems to allow it.
         hidden_depths: numbers of decoder layers after which activations are kept.
 
     Returns:
@@ -82,7 +84,7 @@ def sample(
     """
     was_training = model.training
     model.eval()
-    growing = _Growing(model, prompt_ids, num_generations, pad_token_id, max_new_tokens, hidden_depths)
+    growing = _Growing(model, prompt_ids, num_generations, pad_token_id, max_new_tokens, hidden_depths, share_prompts)
     temperatures = [temperature] * num_generations if isinstance(temperature, int | float) else list(temperature)
     heat = torch.tensor(temperatures, device=growing.device).repeat(len(prompt_ids))
     nucleus = TopPLogitsWarper(top_p) if top_p < 1 else None
@@ -114,6 +116,7 @@ class _Growing:
         pad_token_id: int,
         max_new_tokens: int,
         hidden_depths: Sequence[int],
+        share_prompts: bool,
     ) -> None:
         self.model = model
         self.inner = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -121,7 +124,7 @@ class _Growing:
         self.pad_token_id = pad_token_id
         self.prompt_ids = prompt_ids
         self.cache = DynamicCache(config=self.inner.config)
-        self.shares = can_share_prompts(self.inner)
+        self.shares = share_prompts and can_share_prompts(self.inner)
         self.mergeable = all(type(layer) is DynamicLayer for layer in self.cache.layers)
         self.copies = 1 if self.shares else num_generations
         members = num_generations // self.copies

@@ -11,11 +11,19 @@ from rlgen.tuning import decoder_layers
 
 
 def frozen_depth(model: nn.Module) -> int:
-    """How many of the lowest decoder layers nothing trains, embeddings included; 0 if the embeddings train."""
+    """How many of the lowest decoder layers nothing trains; 0 if anything trains that may come before them.
+
+    Outside the layers only the output embeddings are known to come after; a trained embedding of positions, a prompt
+    of trained vectors or a last norm leaves no trunk.
+    """
     inner = unwrapped(model)
-    if any(parameter.requires_grad for parameter in inner.get_input_embeddings().parameters()):
-        return 0
     layers = decoder_layers(inner)
+    known = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    head = inner.get_output_embeddings()
+    if head is not None and head.weight is not inner.get_input_embeddings().weight:
+        known |= {id(parameter) for parameter in head.parameters()}
+    if any(parameter.requires_grad and id(parameter) not in known for parameter in inner.parameters()):
+        return 0
     for depth, layer in enumerate(layers):
         if any(parameter.requires_grad for parameter in layer.parameters()):
             return depth

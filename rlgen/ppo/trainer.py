@@ -42,6 +42,7 @@ from rlgen.ppo.scores import ScoreShaping, TokenScores, no_score, pad_token_rewa
 from rlgen.ppo.state import load_state, save_state, skip_past_epochs
 from rlgen.rewards.tokens import TokenReward
 from rlgen.scoring import token_logprobs, unwrapped
+from rlgen.sharing import can_share_prompts
 from rlgen.tuning import leave_casts_to_autocast
 
 
@@ -105,7 +106,9 @@ class PPOTrainer(GRPOTrainer):
         policy = unwrapped(self.model)
         if args.bf16 or args.fp16:
             leave_casts_to_autocast(policy)
-        self.trunk_depth = frozen_depth(policy) if args.cache_trunk and self.reference is None else 0
+        # Dropout in the lower layers is drawn anew at each update; what was computed once cannot have it.
+        cached = args.cache_trunk and args.disable_dropout and self.reference is None
+        self.trunk_depth = frozen_depth(policy) if cached else 0
         if args.critic == "adapter" and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise ConfigError("critic adapter needs the whole model in each process: take another critic")
         with torch.random.fork_rng(devices=[]):
@@ -119,7 +122,7 @@ class PPOTrainer(GRPOTrainer):
                 autocast=self.accelerator.autocast,
             )
         # Siblings share one packed row where the model takes a mask that hides them; None until that is tried.
-        self._shares_prompts = None if policy.config._attn_implementation in ("sdpa", "eager") else False
+        self._shares_prompts = None if can_share_prompts(policy) else False
         self._rewards_per_func: Tensor | None = None
         self._sampled_hidden: dict[int, HiddenStates] = {}
         self._token_rewards: list[list[float] | None] | None = None
@@ -154,6 +157,7 @@ class PPOTrainer(GRPOTrainer):
                 eos_token_ids=self.eos_token_ids,
                 pad_token_id=self._tokenizer.pad_token_id,
                 temperature=self.temperature,
+                share_prompts=self._shares_prompts is not False,
                 hidden_depths=sorted(depths) if 0 < max(depths) == self.trunk_depth else [],
             )
         self._sampled_hidden = sampled.hidden

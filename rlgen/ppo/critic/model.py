@@ -12,6 +12,7 @@ from rlgen.ppo.critic.base import CriticOptions
 from rlgen.ppo.critic.features import states_of
 from rlgen.ppo.critic.tokens import TokenCritic, TokenStates
 from rlgen.scoring import PADDING, PROMPT, PackedRows, pack_rows
+from rlgen.sharing import can_share_prompts
 
 if TYPE_CHECKING:
     from rlgen.ppo.rollout import Scored
@@ -106,7 +107,7 @@ class ModelCritic(TokenCritic):
     @torch.no_grad()
     def _hides_siblings(self) -> bool:
         """Whether completions that share a row have the same hidden states as each by itself."""
-        if "position_ids" not in self._accepts or self.backbone.config._attn_implementation not in ("sdpa", "eager"):
+        if not can_share_prompts(self.backbone):
             return False
         self.eval()
         ids = _probe(self.backbone)

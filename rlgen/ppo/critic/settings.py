@@ -26,7 +26,9 @@ def settle_critic(config: "PPOConfig") -> None:
     if config.critic_learning_rate is None:
         config.critic_learning_rate = LEARNING_RATES[kind]
     if config.critic_replay_rollouts is None:
-        config.critic_replay_rollouts = REPLAY_ROLLOUTS[kind]
+        # Where the unit of the rewards moves, returns of older rollouts are no targets any more.
+        moving = config.normalize_rewards or config.whiten_rewards or config.kl_target is not None
+        config.critic_replay_rollouts = 1 if moving else REPLAY_ROLLOUTS[kind]
     if kind == "head" and config.critic_replay_rollouts > 1:
         raise ConfigError(
             f"critic_replay_rollouts is {config.critic_replay_rollouts}, but the features of critic head change with "
