@@ -3,7 +3,7 @@
 Everything that rlgen touches of TRL's private surface is in this file: `_generate_single_turn`, `_calculate_rewards`,
 `_get_per_token_logps_and_entropies`, `_generate_and_score_completions`, `_prepare_inputs`, `_compute_loss`,
 `_get_train_sampler`, `_log_completion_extra`, `_log_metric`, `_metrics`, `_step`, and transformers'
-`_load_optimizer_and_scheduler`.
+`_load_optimizer_and_scheduler` and `_get_grad_norm`.
 
 One step: `_generate_and_score_completions` samples a rollout, `rlgen.ppo.rollout` scores it, `_finish_rollout`
 estimates advantages and fits the critic, and `_compute_loss` is called for every minibatch of every epoch.
@@ -32,7 +32,9 @@ from rlgen.ppo.calibration import calibration
 from rlgen.ppo.checks import check_reference, check_settings, sharing_is_sound
 from rlgen.ppo.config import PPOConfig
 from rlgen.ppo.critic import build_critic
+from rlgen.ppo.diagnostics import DiagnosticsCallback
 from rlgen.ppo.early_stop import KLStop
+from rlgen.ppo.finite import require_finite
 from rlgen.ppo.kl_control import KLControl
 from rlgen.ppo.losses import policy_loss
 from rlgen.ppo.metrics import objective_metrics, pooled_mean, update_metrics
@@ -65,7 +67,8 @@ class PPOTrainer(GRPOTrainer):
 
     Raises:
         ConfigError: settings that this model cannot have.
-        TrainingError: at the first rollout, if policy and reference are not the same model.
+        TrainingError: at the first rollout, if policy and reference are not the same model; at any time, if a number
+            that weights would learn from is NaN or infinite.
     """
 
     _tag_names = ["trl", "ppo", "rlgen"]
@@ -101,6 +104,7 @@ class PPOTrainer(GRPOTrainer):
             peft_config=peft_config,
             **kwargs,
         )
+        self.add_callback(DiagnosticsCallback())
         if self.reference is not None:
             self.reference.to(self.accelerator.device)
         policy = unwrapped(self.model)
@@ -231,6 +235,8 @@ class PPOTrainer(GRPOTrainer):
         packed.completion_mask &= scorable.view(-1, group, 1)
 
         scored = self._score(packed, group)
+        self._require_finite("log-probabilities", scored.logprobs)
+        self._require_finite("log-probabilities of the reference", scored.ref_logprobs)
         if not self._reference_checked and packed.completion_mask.any():
             self._reference_checked = True
             if self.state.global_step == 0:  # in a resumed run the policy has moved
@@ -283,16 +289,20 @@ class PPOTrainer(GRPOTrainer):
         args, packed = self.args, scored.packed
         shape, keep = packed.completion_mask.shape, packed.completion_mask.flatten(0, 1)
         rewards = token_rewards(scores, kl, keep, self.kl_control.kl_coef, bonus)
+        self._require_finite("rewards", rewards)
         if args.whiten_rewards:
             rewards = whiten(rewards, keep, shift_mean=False, total=self._sum_over_processes)
         if not bool(self.critic.fitted):
             self.critic.start_at(float(self._mean_over_processes(masked_mean(rewards.sum(1), keep.any(1)))))
         states = self.critic.states(scored)
         known = self.critic.values(states)
+        self._require_finite("values", known)
         values = torch.zeros(keep.shape, device=keep.device).masked_scatter(keep, known)
         advantages, returns = gae(rewards, values, keep, args.gamma, args.lam)
         if args.whiten_advantages:
             advantages = whiten(advantages, keep, total=self._sum_over_processes)
+        self._require_finite("advantages", advantages)
+        self._record("policy/entropy_estimate", float(masked_mean(-scored.logprobs, packed.completion_mask)))
         self._record("critic/explained_variance", explained_variance(known, returns[keep]))
         for name, number in zip(("slope", "intercept"), calibration(known, returns[keep]), strict=True):
             self._record(f"critic/calibration_{name}", number)
@@ -307,6 +317,7 @@ class PPOTrainer(GRPOTrainer):
             cliprange_value=args.cliprange_value,
             mean_over_processes=self._mean_over_processes,
         )
+        self._require_finite("critic's loss", torch.tensor(loss))
         self._record("loss/value", loss)
         self._record("critic/clip_fraction", clipped)
         tokens = self._sum_over_processes(keep.sum().float())
@@ -355,6 +366,7 @@ class PPOTrainer(GRPOTrainer):
         moved = kl_estimate(rollout.logprobs, logprobs.detach(), "k3")
         self.kl_stop.observe(moved, keep)
         self._record_all(update_metrics(ratio, clipped, moved, entropy, keep))
+        self._require_finite("loss", loss[keep])
         loss = (
             torch.where(keep, loss, 0.0).sum()
             / rollout.tokens_per_minibatch
@@ -366,6 +378,13 @@ class PPOTrainer(GRPOTrainer):
             self._record("loss/ptx", cross_entropy)
             loss = loss + written
         return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Transformers asks here right before the optimizer's step."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None and self.accelerator.scaler is None:  # float16's scaler skips such a step and goes on
+            self._require_finite("gradient norm", torch.as_tensor(norm))
+        return norm
 
     def prediction_step(self, model: nn.Module, inputs: Any, *_: Any, **__: Any) -> tuple[None, None, None]:
         """Evaluation samples and scores; there is no loss to speak of."""
@@ -391,6 +410,9 @@ class PPOTrainer(GRPOTrainer):
     def _record(self, name: str, value: float) -> None:
         value = float(self._mean_over_processes(torch.tensor(value, device=self.accelerator.device)))
         self._metrics[self._mode][name].append(value)
+
+    def _require_finite(self, name: str, values: Tensor) -> None:
+        require_finite(name, values, step=self.state.global_step, output_dir=self.args.output_dir)
 
     def _sum_over_processes(self, value: Tensor) -> Tensor:
         return self.accelerator.reduce(value, "sum")
