@@ -4,7 +4,7 @@
     rlgen compare --checkpoints a=PATH b=PATH --dataset_name prompts.jsonl --reward my_rewards.py:politeness
 
 Needs two or more models (folder, adapter folder, hub id or "embedded") and held-out rows, the task's or your own. Four
-checkpoints of 135M parameters and 256 prompts take about four minutes on two CPU cores. Leaves results.json (described
+checkpoints of 135M parameters and 256 prompts take about six minutes on two CPU cores. Leaves results.json (described
 in docs/results.md), report.html, and what was generated, which a second run with more checkpoints or measures reuses.
 """
 

@@ -4,7 +4,7 @@
     rlgen ppo --model_name_or_path runs/sft --dataset_name rows.jsonl --reward my_rewards.py:politeness
 
 Needs a model that answers in the right form already (see `rlgen sft`) and rows with `prompt`; further columns reach
-the rewards as keyword arguments. The docstring settings take about eight minutes on two CPU cores. Leaves an adapter
+the rewards as keyword arguments. The docstring settings take about six minutes on two CPU cores. Leaves an adapter
 folder whose base is the model it started from (a plain model after full fine-tuning), the critic in critic/, run.json
 and metrics.jsonl. The same command goes on with an interrupted run.
 """
