@@ -26,7 +26,8 @@ rl split from the same model, which should be an SFT model (`--model`). Then one
 Curves. Is rlgen's PPO as good as TRL 1.12's, sample for sample? The same tiny model, trained in full, the same task
 with a known optimum (share of even tokens), settings and number of samples, a few seeds. What still differs: TRL
 weighs the tokens of a minibatch by its own count, rlgen by that of an average minibatch; TRL trains its critic in the
-policy's optimizer, rlgen in one of its own after the rollout. `CURVES_CRITIC` is the place to choose rlgen's critic.
+policy's optimizer, rlgen in one of its own after the rollout. `--critic model` gives rlgen a critic that is a model of
+its own, as TRL has it; the rest of the critic's settings is in `CURVES_CRITIC`.
 """
 
 import argparse
@@ -76,7 +77,7 @@ CURVES = {
     "rollouts": 100,
 }
 # rlgen's critic in the curves: as TRL's it learns from the new rollout only, in as many passes and minibatches, at the
-# policy's learning rate, without dropout, weight decay or a warm-up. Its kind is rlgen's default.
+# policy's learning rate, without dropout, weight decay or a warm-up.
 CURVES_CRITIC = {
     "critic_learning_rate": CURVES["learning_rate"],
     "critic_epochs": CURVES["epochs"],
@@ -254,12 +255,19 @@ def reward(bench: Bench, job: Job, contenders: list[str], seeds: list[int], held
     return table
 
 
-def curves(bench: Bench, job: Job, seeds: list[int]) -> dict[str, Any]:
+def critic_of(kind: str | None, model: str) -> dict[str, Any]:
+    """Options for rlgen's kind of critic; "model", one of its own from the same checkpoint, is what TRL 1.12 has."""
+    if kind is None:
+        return {}
+    return {"critic": kind, **({"critic_model_name_or_path": model} if kind == "model" else {})}
+
+
+def curves(bench: Bench, job: Job, seeds: list[int], critic: str | None) -> dict[str, Any]:
     """Training rewards of rlgen and TRL 1.12 on the same tiny task, sample for sample."""
     rows = bench.workdir / "curves.jsonl"
     prompts = [{"prompt": f"Say number {i}" + " please" * (i % 3)} for i in range(job.prompts)]
     rows.write_text("\n".join(map(json.dumps, prompts)) + "\n", encoding="utf-8")
-    options = {"trl112_ppo_lora": {}, "rlgen_lora_all": CURVES_CRITIC}
+    options = {"trl112_ppo_lora": {}, "rlgen_lora_all": {**CURVES_CRITIC, **critic_of(critic, job.model)}}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in options}
     for seed in seeds:
         for name, own in options.items():
@@ -278,7 +286,7 @@ def curves(bench: Bench, job: Job, seeds: list[int]) -> dict[str, Any]:
             "curves": rewards,
             "versions": kept[0]["versions"],
         }
-    return {"contenders": measured}
+    return {"critic": critic, "contenders": measured}
 
 
 def worker_docstring(script: str) -> str | None:
@@ -297,6 +305,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--reward_minutes", type=float, default=0.0, help="also compare rewards after so long; 0: no")
     parser.add_argument("--reward_learning_rate", type=float, default=3e-4, help="of every contender, in that part")
     parser.add_argument("--seeds", nargs="+", type=int, help="of rewards (default 0) or curves (default 0 1 2)")
+    parser.add_argument("--critic", help="rlgen's kind of critic in the curves; default its own default")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="default bfloat16 where the device is fast")
     parser.add_argument("--threads", type=int, help="of torch; default its own choice")
@@ -327,7 +336,7 @@ def main() -> None:
     bench, job = Bench(args.workdir, args.threads), job_of(args)
     result: dict[str, Any] = {"command": args.command, "machine": machine(), "settings": dataclasses.asdict(job)}
     if args.command == "curves":
-        result |= curves(bench, job, args.seeds or [0, 1, 2])
+        result |= curves(bench, job, args.seeds or [0, 1, 2], args.critic)
         tables = [report.curves_table(result)]
     else:
         if args.smoke:

@@ -56,7 +56,8 @@ def phase_flops(
     P prompt and C completion tokens (each prompt counted once):
 
     - rollout: 2 (L N + A) (P + C - samples) + 2 V (C - samples + prompts)
-    - scoring: reference 2 L N (P + C) + 2 V C, and policy 2 ((L - D) N + A) (P + C) + 2 V C
+    - scoring: reference 2 (L - D) N (P + C) + 2 V C, and policy 2 ((L - D) N + A) (P + C) + 2 V C, as the trunk's
+      activations are known from sampling
     - update: epochs times (4 (L - D) N + 6 A) (P + C) + 4 V C
 
     Args:
@@ -73,7 +74,7 @@ def phase_flops(
     tokens, completion = prompt_tokens + completion_tokens, completion_tokens
     return {
         "rollout": 2 * (everything + adapters) * (tokens - samples) + 2 * head * (completion - samples + prompts),
-        "scoring": 2 * (everything + above + adapters) * tokens + 4 * head * completion,
+        "scoring": 2 * (2 * above + adapters) * tokens + 4 * head * completion,
         "update": epochs * ((4 * above + 6 * adapters) * tokens + 4 * head * completion),
     }
 

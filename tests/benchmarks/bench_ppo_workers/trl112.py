@@ -7,11 +7,12 @@
   and calls the plain Python reward, so that no model is paid for.
 - Minibatches: one optimizer step a minibatch needs `gradient_accumulation_steps=1` and the whole rollout as the batch
   size, since its accumulation counts over minibatches.
-- TRL reads mixed precision from accelerate's environment only; generation and scoring run outside of it, so the frozen
-  weights are loaded in the job's number format. Gradient checkpointing is off, the learning rate constant.
+- Number format: the frozen weights are loaded in the job's, adapters are float32. Mixed precision on top (which this
+  trainer takes from accelerate's launcher only, and only for updates) is a little slower and is left out; all in
+  float32 takes half as long again.
+- Gradient checkpointing is off, the learning rate constant, debug samples are off.
 """
 
-import os
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
@@ -90,8 +91,6 @@ def value_model(job: Job) -> nn.Module:
 
 def main() -> None:
     job = Job.read()
-    if job.dtype == "bfloat16" and job.options.get("autocast", True):
-        os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16"
     torch.manual_seed(job.seed)
     recorder = Recorder(job)
     tokenizer = AutoTokenizer.from_pretrained(job.model, padding_side="left")
@@ -105,6 +104,8 @@ def main() -> None:
         )
         by_tokens[tuple(tokenizer(text, add_special_tokens=plain)["input_ids"])] = row
     prompts = [list(ids) for ids in by_tokens for _ in range(job.num_generations)]
+    if len(prompts) < job.samples:  # TRL would wait for a first whole batch forever
+        raise SystemExit(f"{job.rows} has {len(by_tokens)} distinct prompts, but a rollout takes {job.prompts}")
 
     args = PPOConfig(
         output_dir=job.output_dir,
