@@ -81,7 +81,9 @@ def dead_critic(history: Sequence[Row]) -> str | None:
 
 
 def equal_rewards(history: Sequence[Row]) -> str | None:
-    """All completions of a rollout have the same reward."""
+    """All completions of a rollout have the same reward, and no token-level reward tells them apart either."""
+    if any(key.startswith("token_rewards/") for row in history for key in row):
+        return None
     spreads = recent(history, "reward_std", PATIENCE)
     means = recent(history, "reward", PATIENCE)
     if not spreads or not means:

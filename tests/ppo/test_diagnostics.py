@@ -154,6 +154,15 @@ def test_over_optimisation_needs_a_training_reward_that_rises_and_a_fall_that_is
         assert found(rows) == set()
 
 
+def test_equal_rewards_are_no_finding_where_token_level_rewards_teach():
+    rows = healthy(0)
+    constant(reward=0.0, reward_std=0.0)(rows)
+    assert found(rows) == {"equal rewards"}
+    for row in rows:
+        row["token_rewards/no_repetition/mean"] = -0.3
+    assert found(rows) == set()
+
+
 def test_metrics_that_are_missing_or_null_bring_about_nothing():
     rows = healthy(0)
     assert found([{"step": row["step"]} for row in rows]) == set()

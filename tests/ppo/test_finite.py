@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
 
 from rlgen.errors import TrainingError
 from rlgen.ppo.finite import last_good_checkpoint, require_finite
@@ -87,18 +88,21 @@ def test_the_policy_does_not_learn_from_them(make_trainer, monkeypatch, poison, 
     assert all(torch.equal(before[name], value) for name, value in trained(trainer).items())
 
 
+class PoisonWeights(TrainerCallback):
+    """An update that leaves NaN in the weights, after so many good ones."""
+
+    def __init__(self, trainer, step: int) -> None:
+        self.trainer, self.step = trainer, step
+
+    def on_optimizer_step(self, args, state, control, **kwargs) -> None:
+        if state.global_step == self.step:
+            first_trained(self.trainer).data.fill_(NAN)
+
+
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 def test_poisoned_weights_are_found_at_the_next_rollout(make_trainer, tmp_path, lora):
     trainer = make_trainer(lora=lora, max_steps=6, save_strategy="steps", save_steps=2)
-    update = trainer.training_step
-
-    def training_step(*args, **kwargs):
-        loss = update(*args, **kwargs)
-        if trainer.state.global_step == 3:  # after this minibatch comes the update that ends the second rollout
-            trainer.optimizer.register_step_post_hook(lambda *_: first_trained(trainer).data.fill_(NAN))
-        return loss
-
-    trainer.training_step = training_step
+    trainer.add_callback(PoisonWeights(trainer, step=3))
     with pytest.raises(TrainingError) as raised:
         trainer.train()
     assert str(raised.value).startswith("log-probabilities at step 4: ")
