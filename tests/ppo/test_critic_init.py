@@ -5,7 +5,13 @@ import json
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    T5Config,
+    T5Model,
+)
 
 from rlgen.errors import ConfigError, ModelError, TrainingError
 from rlgen.models import load_policy, load_tokenizer
@@ -194,6 +200,15 @@ def test_another_vocabulary_is_refused(make_trainer, tmp_path):
     reward_model(tmp_path / "reward", other)
     settings = {"critic": "model", "critic_init": str(tmp_path / "reward")}
     refused(make_trainer, ConfigError, "another vocabulary than the policy", **settings)
+
+
+def test_a_model_with_encoder_and_decoder_is_refused(make_trainer, tmp_path, tiny_llama):
+    tokenizer = load_tokenizer(tiny_llama)
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4, "decoder_start_token_id": 0}
+    T5Model(T5Config(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "t5")
+    tokenizer.save_pretrained(tmp_path / "t5")
+    settings = {"critic": "model", "critic_model_name_or_path": str(tmp_path / "t5")}
+    refused(make_trainer, ConfigError, "has an encoder and a decoder", **settings)
 
 
 def test_too_few_embeddings_are_refused(make_trainer, tmp_path, tiny_llama):

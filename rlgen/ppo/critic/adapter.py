@@ -73,9 +73,9 @@ class AdapterCritic(TokenCritic):
         tuner, training = self.policy.base_model, self.policy.training
         active = tuner.active_adapters
         trainable = [(parameter, parameter.requires_grad) for parameter in self.policy.parameters()]
-        for container, part in self._parts:
-            container[NAME] = part
         try:
+            for container, part in self._parts:
+                container[NAME] = part
             tuner.set_adapter(NAME)
             self.policy.eval()
             yield

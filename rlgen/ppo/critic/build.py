@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import PeftConfig, PeftModel
 from peft.utils import load_peft_weights
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -130,6 +131,8 @@ def model_critic(
             score = dict(model.score.named_parameters())
     else:
         backbone = load_backbone(name, remote_code)
+    if getattr(backbone.config, "is_encoder_decoder", False):
+        raise ConfigError(f"the critic model {name} has an encoder and a decoder: take a model with one of them")
     size = backbone.get_input_embeddings().num_embeddings
     if size < len(tokenizer):
         raise ConfigError(f"the critic model {name} has {size} embeddings for the policy's {len(tokenizer)} tokens")
@@ -150,7 +153,7 @@ def load_backbone(name: str, trust_remote_code: bool = False) -> PreTrainedModel
         return AutoModel.from_pretrained(
             resolved, dtype=torch.float32, trust_remote_code=trust_remote_code, use_safetensors=True
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"cannot load the critic model {name}: {str(error).strip().splitlines()[0]}") from error
 
 

@@ -1,5 +1,6 @@
 """Critics that compute hidden states of their own from a rollout's tokens, and train what computes them."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
@@ -50,6 +51,9 @@ class TokenCritic(Critic):
         autocast: entered around every forward pass of the backbone.
     """
 
+    trunk_depth = 0
+    """Lower layers that it leaves out, since rollouts bring their output along."""
+
     def __init__(
         self,
         hidden_size: int,
@@ -62,9 +66,9 @@ class TokenCritic(Critic):
         super().__init__(hidden_size, options, backbone)
         self.hidden_size, self.batch_size, self.autocast = hidden_size, batch_size, autocast
 
+    @abstractmethod
     def hidden(self, states: TokenStates) -> Tensor:
         """Final hidden states (N, S, H) of the backbone."""
-        raise NotImplementedError
 
     @contextmanager
     def in_charge(self) -> Iterator[None]:
@@ -73,7 +77,7 @@ class TokenCritic(Critic):
 
     def states(self, scored: "Scored | TokenStates") -> TokenStates:
         """Tokens, and what is known of their lower layers."""
-        return TokenStates(scored.packed, scored.trunk)
+        return TokenStates(scored.packed, scored.trunk if self.trunk_depth else None)
 
     @torch.no_grad()
     def values(self, states: TokenStates) -> Tensor:
@@ -104,10 +108,11 @@ class TokenCritic(Critic):
         """See `Critic.fit`; a step takes rows of one rollout, in an order that mixes the rollouts."""
         device, cpu = self.head.weight.device, torch.device("cpu")
         self.replay.append((*states.to(cpu).flat(), returns.cpu()))
-        rollouts = [_Remembered.read(flat) for flat in self.replay]
-        for older in rollouts[:-1]:
-            older.values = self.values(older.states.to(device)).cpu()
-        rollouts[-1].values = old_values.cpu()
+        rollouts: list[_Remembered] = []
+        for *tokens, trunk, targets in self.replay:
+            remembered, newest = TokenStates(PackedRows(*tokens), trunk), len(rollouts) == len(self.replay) - 1
+            values = old_values if newest else self.values(remembered.to(device))
+            rollouts.append(_Remembered(remembered, targets, values.cpu()))
         # As many steps on every process, and none of them over no rows where all processes have as many rows.
         rows = float(mean_over_processes(torch.tensor(float(len(states.packed.input_ids)), device=device)))
         steps = min(minibatches, max(round(rows), 1))
@@ -141,12 +146,6 @@ class _Remembered:
     """(M,)."""
     values: Tensor
     """(M,) before the fit."""
-
-    @classmethod
-    def read(cls, flat: tuple[Tensor | None, ...]) -> "_Remembered":
-        *packed, trunk, returns = flat
-        assert returns is not None
-        return cls(TokenStates(PackedRows(*packed), trunk), returns, returns)  # type: ignore[arg-type]
 
     @property
     def rows(self) -> int:
