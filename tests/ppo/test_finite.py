@@ -43,6 +43,10 @@ def poison_gradient(trainer, monkeypatch):
     first_trained(trainer).register_hook(lambda gradient: gradient * NAN)
 
 
+def poison_reference(trainer, monkeypatch):
+    trainer.reference.get_input_embeddings().weight.data.fill_(NAN)
+
+
 def poison_values(trainer, monkeypatch):
     real = trainer.critic.values
     monkeypatch.setattr(trainer.critic, "values", lambda *args: real(*args) * NAN)
@@ -70,6 +74,7 @@ def poison_reward(trainer, monkeypatch):
 @pytest.mark.parametrize(
     ("poison", "name"),
     [
+        (poison_reference, "log-probabilities of the reference"),
         (poison_reward, "rewards"),
         (poison_values, "values"),
         (poison_advantages, "advantages"),
@@ -80,7 +85,7 @@ def poison_reward(trainer, monkeypatch):
     ids=lambda value: value.replace(" ", "_") if isinstance(value, str) else "",
 )
 def test_the_policy_does_not_learn_from_them(make_trainer, monkeypatch, poison, name):
-    trainer = make_trainer(max_steps=2)
+    trainer = make_trainer(max_steps=2, lora=False)
     poison(trainer, monkeypatch)
     before = trained(trainer)
     with pytest.raises(TrainingError, match=re.escape(f"{name} at step 0: ")):
