@@ -2,8 +2,9 @@
 
 torch's fused kernel is made for long queries: it takes keys and values repeated for every head of a group and, with a
 handful of queries, spends its time on preparing them. Two batched products over the cached keys and values as they
-are take a fraction of that (`tests/benchmarks/bench_attention.py`). Letters for shapes: N rows, H heads, J key-value heads, A new
-tokens, K cached tokens, D head size.
+are take a fraction of that (`tests/benchmarks/bench_attention.py`).
+
+Letters for shapes: N rows, H heads, J key-value heads, A new tokens, K cached tokens, D head size.
 """
 
 from collections.abc import Iterator
