@@ -77,6 +77,7 @@ def test_truncated_completions_stay_out_of_the_update(make_trainer, rows):
     for row, tokens in zip(ids.tolist(), mask.tolist(), strict=True):
         taken = [token for token, keep in zip(row, tokens, strict=True) if keep]
         assert not taken or taken[-1] % 2 == 0
+    assert (ids[~kept] % 2 == 1).all()  # their tokens are known all the same
     assert not output["advantages"].flatten(0, 1)[~kept].any()
     share = trainer._metrics["train"]["objective/unscored"]
     assert share == pytest.approx([1 - float(kept.float().mean())])
