@@ -1,4 +1,7 @@
-"""The `rlgen` command: `rlgen NAME [flags]` runs the main of recipes/NAME.py."""
+"""The `rlgen` command: `rlgen NAME [flags]` runs the main of recipes/NAME.py.
+
+A recipe `reward_check` is called as `rlgen reward check`.
+"""
 
 import ast
 import difflib
@@ -28,14 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         print(f"rlgen {rlgen.__version__}")
         return 0
-    name, flags = words[0], words[1:]
     known = recipe_summaries()
+    of_two = "_".join(words[:2])
+    name, flags = (of_two, words[2:]) if of_two in known else (words[0], words[1:])
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         print(f"error: unknown recipe {name}: {hint}", file=sys.stderr)
         return 2
-    sys.argv = [f"rlgen {name}", *flags]
+    sys.argv = [f"rlgen {spoken(name)}", *flags]
     importlib.import_module(f"recipes.{name}").main(flags)
     return 0
 
@@ -49,9 +53,14 @@ def recipe_summaries() -> dict[str, str]:
     return summaries
 
 
+def spoken(name: str) -> str:
+    """How a recipe is called on the command line."""
+    return name.replace("_", " ")
+
+
 def overview() -> str:
     """The text of `rlgen --help`."""
-    summaries = recipe_summaries()
+    summaries = {spoken(name): summary for name, summary in recipe_summaries().items()}
     width = max(map(len, summaries), default=0)
     lines = [f"  {name:<{width}}  {summary}" for name, summary in summaries.items()]
     return "\n".join(

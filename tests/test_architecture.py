@@ -120,7 +120,8 @@ def test_telemetry_is_off_unless_asked_for() -> None:
 
 def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    declared = {re.split(r"[<>=]", line)[0].lower().replace("-", "_") for line in project["dependencies"]}
+    lines = project["dependencies"] + project["optional-dependencies"]["rewards"]
+    declared = {re.split(r"[<>=]", line)[0].lower().replace("-", "_") for line in lines}
     declared = {"yaml" if name == "pyyaml" else name for name in declared}
     for file in FILES:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -16,7 +16,7 @@ def test_help_lists_every_recipe_with_its_first_line(capsys: pytest.CaptureFixtu
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
     for file in (ROOT / "recipes").glob("[!_]*.py"):
-        assert f"  {file.stem} " in text
+        assert f"  {file.stem.replace('_', ' ')} " in text
     assert "Supervised fine-tuning" in text
 
 
@@ -59,3 +59,18 @@ def test_a_recipe_gets_the_remaining_words(monkeypatch: pytest.MonkeyPatch, tmp_
     assert sys.modules["recipes.echo"].seen == ["--seed", "3"]
     assert sys.argv == ["rlgen echo", "--seed", "3"]
     del sys.modules["recipes.echo"]
+
+
+def test_a_recipe_of_two_words_is_called_with_a_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("speak", "speak_softly"):
+        (tmp_path / f"{name}.py").write_text('"""Say it."""\nseen = []\ndef main(argv):\n    seen.extend(argv)\n')
+    monkeypatch.setattr(cli, "RECIPES", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["rlgen"])
+    monkeypatch.setattr("recipes.__path__", [str(tmp_path)])
+    assert cli.main(["speak", "softly", "--seed", "3"]) == 0
+    assert sys.argv == ["rlgen speak softly", "--seed", "3"]
+    assert sys.modules["recipes.speak_softly"].seen == ["--seed", "3"]
+    assert cli.main(["speak", "--softly"]) == 0
+    assert sys.modules["recipes.speak"].seen == ["--softly"]
+    for name in ("speak", "speak_softly"):
+        del sys.modules[f"recipes.{name}"]

@@ -1,6 +1,7 @@
-"""Tiny trainers with any kind of critic."""
+"""Tiny trainers with any kind of critic, and what other tests of PPO make theirs of."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -72,25 +73,36 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(scope="session")
+def small_run() -> dict[str, Any]:
+    """Settings of a run of seconds: two rollouts of two updates."""
+    return {
+        "max_steps": 4,
+        "per_device_train_batch_size": 8,
+        "steps_per_generation": 2,
+        "num_generations": 4,
+        "num_ppo_epochs": 1,
+        "learning_rate": 1e-2,
+        "max_completion_length": 6,
+        "critic_warmup_rollouts": 0,
+        "save_strategy": "no",
+        "bf16": False,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+    }
+
+
+@pytest.fixture(scope="session")
+def upper_layers():
+    """Makes the adapter of the two upper layers of a tiny model."""
+    return top_lora
+
+
 @pytest.fixture
-def make_trainer(tiny_llama: str, tmp_path: Path):
+def make_trainer(tiny_llama: str, tmp_path: Path, small_run):
     def make(name="run", folder=tiny_llama, reward=even_tokens, lora=True, **settings) -> PPOTrainer:
-        settings = {
-            "max_steps": 4,
-            "per_device_train_batch_size": 8,
-            "steps_per_generation": 2,
-            "num_generations": 4,
-            "num_ppo_epochs": 1,
-            "learning_rate": 1e-2,
-            "max_completion_length": 6,
-            "critic_warmup_rollouts": 0,
-            "save_strategy": "no",
-            "bf16": False,
-            "use_cpu": True,
-            "dataloader_pin_memory": False,
-            "disable_tqdm": True,
-            **settings,
-        }
+        settings = {**small_run, **settings}
         model = load_policy(folder, dtype="float32")
         return PPOTrainer(
             model,

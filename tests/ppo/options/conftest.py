@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import TrainerCallback
 
 from rlgen.models import load_policy, load_tokenizer
@@ -75,7 +74,7 @@ def tools() -> Any:
 
 
 @pytest.fixture
-def make_trainer(tiny_llama: str, tmp_path: Path) -> Callable[..., PPOTrainer]:
+def make_trainer(tiny_llama: str, tmp_path: Path, small_run, upper_layers) -> Callable[..., PPOTrainer]:
     def make(
         name: str = "run",
         *,
@@ -88,32 +87,8 @@ def make_trainer(tiny_llama: str, tmp_path: Path) -> Callable[..., PPOTrainer]:
         ptx: Dataset | None = None,
         **settings: Any,
     ) -> PPOTrainer:
-        settings = {
-            "max_steps": 4,
-            "per_device_train_batch_size": 8,
-            "steps_per_generation": 2,
-            "num_generations": 4,
-            "num_ppo_epochs": 1,
-            "learning_rate": 1e-2,
-            "max_completion_length": 6,
-            "critic_warmup_rollouts": 0,
-            "save_strategy": "no",
-            "bf16": False,
-            "use_cpu": True,
-            "dataloader_pin_memory": False,
-            "disable_tqdm": True,
-            **settings,
-        }
+        settings = {**small_run, **settings}
         model = load_policy(folder, dtype=dtype)
-        llama = model.config.model_type == "llama"
-        adapter = LoraConfig(
-            r=8,
-            lora_alpha=16,
-            target_modules=["q_proj", "v_proj", "down_proj"] if llama else ["c_attn", "c_proj"],
-            layers_to_transform=[2, 3],
-            fan_in_fan_out=not llama,
-            task_type="CAUSAL_LM",
-        )
         return PPOTrainer(
             model,
             reward,
@@ -121,7 +96,7 @@ def make_trainer(tiny_llama: str, tmp_path: Path) -> Callable[..., PPOTrainer]:
             ROWS,
             held_out,
             processing_class=load_tokenizer(folder),
-            peft_config=adapter if lora else None,
+            peft_config=upper_layers(model) if lora else None,
             token_reward_funcs=token_rewards,
             ptx_dataset=ptx,
         )
