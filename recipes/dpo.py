@@ -16,13 +16,14 @@ from pathlib import Path
 import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
 
 from transformers import set_seed
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig
 
 from rlgen.config import ModelArguments, TaskArguments, fit_to_machine, parse_arguments, recipe, resolved_config
 from rlgen.data import check_disjoint, load_rows
 from rlgen.errors import ConfigError
 from rlgen.lm_head import project_labelled_tokens_only
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
+from rlgen.pair_trainers import DPOTrainer
 from rlgen.runs import open_run
 from rlgen.tasks import get_task
 from rlgen.tuning import freeze_below, leave_casts_to_autocast, peft_config
@@ -41,6 +42,9 @@ class DPOArguments(DPOConfig):
     learning_rate: float = field(default=5e-5, metadata={"help": "Highest learning rate of AdamW."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the training pairs."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or share of all steps, of rising rate."})
+    train_sampling_strategy: str = field(
+        default="group_by_length", metadata={"help": "Order of the rows; like lengths together need little padding."}
+    )
     logging_steps: float = field(default=5, metadata={"help": "Log every so many steps."})
     eval_strategy: str = field(default="no", metadata={"help": "When to compute loss and accuracy on held-out pairs."})
     save_steps: float = field(default=0.25, metadata={"help": "Checkpoint every so many steps or share of all."})

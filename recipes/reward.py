@@ -22,13 +22,14 @@ import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below rea
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
-from trl import RewardConfig, RewardTrainer
+from trl import RewardConfig
 
 from rlgen.config import ModelArguments, TaskArguments, fit_to_machine, parse_arguments, recipe, resolved_config
 from rlgen.data import check_disjoint, load_rows
 from rlgen.generation import Completion, generate
 from rlgen.memory import release_memory
 from rlgen.models import load_policy, load_reward_model, load_tokenizer, save_model, starting_model
+from rlgen.pair_trainers import RewardTrainer
 from rlgen.preferences import build_pairs, evaluate_pairs, sample_once, split_pairs, write_jsonl
 from rlgen.rewards import check_rewards, load_rewards, weighted_sum
 from rlgen.rewards.model import STATISTICS, RewardModel
@@ -73,6 +74,9 @@ class RewardArguments(RewardConfig):
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the training pairs."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or share of all steps, of rising rate."})
     center_rewards_coefficient: float | None = field(default=0.01, metadata={"help": "Pulls scores towards zero."})
+    train_sampling_strategy: str = field(
+        default="group_by_length", metadata={"help": "Order of the rows; like lengths together need little padding."}
+    )
     logging_steps: float = field(default=5, metadata={"help": "Log every so many steps."})
     save_steps: float = field(default=0.25, metadata={"help": "Checkpoint every so many steps or share of all."})
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints to keep."})

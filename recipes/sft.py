@@ -36,6 +36,9 @@ class SFTArguments(SFTConfig):
     learning_rate: float = field(default=5e-4, metadata={"help": "Highest learning rate of AdamW."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the training rows."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps, or share of all steps, of rising rate."})
+    train_sampling_strategy: str = field(
+        default="group_by_length", metadata={"help": "Order of the rows; like lengths together need little padding."}
+    )
     logging_steps: float = field(default=5, metadata={"help": "Log every so many steps."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to compute the loss on validation rows."})
     save_steps: float = field(default=0.25, metadata={"help": "Checkpoint every so many steps or share of all."})

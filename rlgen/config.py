@@ -40,6 +40,7 @@ class ModelArguments(ModelConfig):
     use_peft: bool = field(default=True, metadata={"help": "Train a LoRA adapter instead of all weights."})
     lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA adapter."})
     lora_alpha: int = field(default=32, metadata={"help": "Scale of the LoRA adapter."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the LoRA adapter."})
     lora_target_modules: list[str] | None = field(
         default_factory=lambda: ["all-linear"], metadata={"help": "Modules that get an adapter."}
     )

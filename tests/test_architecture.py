@@ -27,6 +27,7 @@ LEVELS = {
     "rlgen.tasks": 3,
     "rlgen.tuning": 2,
     "rlgen.lm_head": 2,
+    "rlgen.pair_trainers": 2,
     "rlgen.generation": 2,
     "rlgen.decoding": 2,
     "rlgen.attention": 2,
