@@ -93,5 +93,3 @@ def schema_fit(validator: Any, value: Any) -> float:
     except RecursionError:
         return 0.0
     return 1.0 if errors == 0 else PARSED_SHARE / errors
-
-

@@ -26,9 +26,10 @@ def tokens(text: str) -> list[str]:
     return _TOKEN.findall(unicodedata.normalize("NFC", text).casefold())
 
 
-def words(text: str) -> list[str]:
+@functools.lru_cache(maxsize=1024)  # several rewards read each completion
+def words(text: str) -> tuple[str, ...]:
     """Split text into words, in lower case; numbers are words, punctuation falls away."""
-    return [token for token in tokens(text) if token[0].isalnum() or len(token) > 1]
+    return tuple(token for token in tokens(text) if token[0].isalnum() or len(token) > 1)
 
 
 def sentences(text: str) -> list[str]:
@@ -90,10 +91,9 @@ def clean_characters(text: str) -> float:
     """
     if text.isascii() and text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable():
         return 1.0
+    harmless = "\n\t\r" + (_JOINERS if _joins(text) else "")
     faults = sum(
-        unicodedata.category(character) in ("Cc", "Cf", "Co", "Cn", "Cs")
-        and character not in "\n\t\r"
-        and not (character in _JOINERS and not text.isascii() and _joins(text))
+        character not in harmless and unicodedata.category(character) in ("Cc", "Cf", "Co", "Cn", "Cs")
         for character in text
     )
     parts = text.split()
@@ -103,7 +103,10 @@ def clean_characters(text: str) -> float:
 
 def _joins(text: str) -> bool:
     """Whether joiners have a use in this text: it holds letters of no European alphabet, or emoji."""
-    return any(_alphabet(character) not in _ALPHABETS and ord(character) > 0x5FF for character in text if character not in _JOINERS)
+    return any(
+        ord(character) > 0x5FF and character not in _JOINERS and _alphabet(character) not in _ALPHABETS
+        for character in text
+    )
 
 
 def _is_disguised(word: str) -> bool:

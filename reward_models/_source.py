@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from reward_models._prose import clean_characters, ramp, sentences, words
-from reward_models._text import FUNCTION_WORDS, stem
+from reward_models._text import DETERMINERS, FUNCTION_WORDS, PREPOSITIONS, stem
 
 OPENING_SENTENCES = 2  # where a text says what it is about
 OPENING_BONUS = 1.5
@@ -71,7 +71,7 @@ def read_source(text: str) -> Source:
         if (len(word) > 2 or not word.isascii()) and word not in FUNCTION_WORDS
     )
     return Source(
-        words=tuple(said),
+        words=said,
         stems=frozenset(stems),
         beginnings=frozenset(root[:5] for root in stems if len(root) >= 5),
         salience={
@@ -131,6 +131,15 @@ def _glue_share(said: Sequence[str]) -> float:
     return sum(word in FUNCTION_WORDS for word in said) / max(1, len(said))
 
 
+def _impossible_neighbors(said: Sequence[str]) -> int:
+    """Count articles before words that cannot follow one, and at the end: words in no order have many."""
+    barred = (PREPOSITIONS | DETERMINERS | {"is", "are", "was", "were", "has", "have"}) - {"such", "about", "over"}
+    return sum(
+        left in ("a", "an", "the") and (right in barred or not right)
+        for left, right in zip(said, [*said[1:], ""], strict=True)
+    )
+
+
 @functools.lru_cache(maxsize=8192)
 def _readability(text: str, english: bool) -> float:
     said = words(text)
@@ -143,6 +152,7 @@ def _readability(text: str, english: bool) -> float:
     if english and count >= 4:
         glue = _glue_share(said)
         score *= 0.2 + 0.8 * min(ramp(glue, 0.05, ENGLISH_GLUE), ramp(glue, 0.9, 0.65))
+        score *= 0.7 ** _impossible_neighbors(said)
         piles = "".join("|" if word in FUNCTION_WORDS else "x" for word in said).split("|")
         score *= max(0.2, 1.0 - 0.15 * max(0, max(map(len, piles)) - 6))
     per_sentence = count / max(1, len(sentences(text)))

@@ -1,13 +1,13 @@
-"""Example rows of the summarization rewards: invented short reports, each with a summary and a second one."""
+"""Example rows of the summarization rewards: invented short reports, each with a summary, which is the reference, too."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-def _row(source: str, completion: str, reference: str) -> dict[str, Any]:
+def _row(source: str, completion: str) -> dict[str, Any]:
     prompt = f"Summarize the following report in one or two sentences.\n\n{source}"
-    return {"prompt": prompt, "completion": completion, "source": source, "reference": reference}
+    return {"prompt": prompt, "completion": completion, "source": source, "reference": completion}
 
 
 EXAMPLES: list[dict[str, Any]] = [
@@ -19,8 +19,6 @@ EXAMPLES: list[dict[str, Any]] = [
         "will lose customers, because the detour by way of Harlow adds twenty minutes to the drive.",
         "Ellerby will close Mill Bridge to cars for eighteen months so that engineers can repair its weakened piers, "
         "which worries shopkeepers on the east bank.",
-        "Mill Bridge in Ellerby is to be shut to cars for eighteen months while its damaged piers are repaired, and "
-        "shopkeepers on the east bank fear losing customers.",
     ),
     _row(
         "A team at the University of Tromvik has shown that bumblebees can learn to pull a string in order to reach "
@@ -30,8 +28,6 @@ EXAMPLES: list[dict[str, Any]] = [
         "brought it in. The authors say that simple learning may be enough to explain what looks like culture.",
         "Bumblebees that watch trained bees learn to pull a string for sugar water, and the skill then spreads "
         "through their colonies, researchers in Tromvik found.",
-        "Researchers at Tromvik found that bumblebees learn string pulling by watching trained bees and that the "
-        "skill spreads through colonies.",
     ),
     _row(
         "Nordlys Air has cancelled all flights from its base in Brenna until Friday after a fault in its booking "
@@ -41,8 +37,6 @@ EXAMPLES: list[dict[str, Any]] = [
         "the fault came from a software update. The regulator has opened an inquiry.",
         "A fault in its booking system has forced Nordlys Air to cancel flights from Brenna until Friday, which "
         "affects some 28,000 passengers; the regulator is looking into it.",
-        "Nordlys Air cancelled its flights from Brenna until Friday because a booking fault sold seats twice, "
-        "affecting 28,000 passengers.",
     ),
     _row(
         "Wheat prices rose for a fifth week after rain delayed the harvest across the Varda plain. Farmers there have "
@@ -52,8 +46,6 @@ EXAMPLES: list[dict[str, Any]] = [
         "become more expensive in autumn, the bakers' association warned.",
         "Rain has delayed the wheat harvest on the Varda plain, so prices keep rising, the ministry has cut its "
         "forecast, and bakers warn that bread may cost more in autumn.",
-        "Wheat prices are rising because rain delays the harvest on the Varda plain, and the bakers' association "
-        "warns of more expensive bread.",
     ),
     _row(
         "The city library of Marren will lend out tools as well as books from next month. Residents can borrow "
@@ -63,8 +55,6 @@ EXAMPLES: list[dict[str, Any]] = [
         "each tool when it comes back. Similar projects elsewhere have cut waste and brought new visitors.",
         "From next month, Marren's library will also lend tools such as drills and ladders, an idea of librarian "
         "Tomas Reyes that a local foundation pays for and a repair club supports.",
-        "Residents of Marren can soon borrow tools from the city library, thanks to librarian Tomas Reyes and money "
-        "from a foundation.",
     ),
     _row(
         "Striker Lena Okafor scored twice in the last ten minutes as Rovers came from behind to beat Harbour United "
@@ -74,8 +64,6 @@ EXAMPLES: list[dict[str, Any]] = [
         "Castle City, in the final on 12 May. Coach Paula Brandt called it the best night of her career.",
         "Substitute Lena Okafor struck two late goals to give Rovers a 3-2 comeback win over Harbour United and a "
         "place in the cup final against Castle City.",
-        "Rovers beat Harbour United 3-2 with two late goals by substitute Lena Okafor and will play Castle City in "
-        "the cup final.",
     ),
     _row(
         "Doctors in the Lindau district will offer a new test for bowel cancer that patients can do at home. The kit "
@@ -85,7 +73,6 @@ EXAMPLES: list[dict[str, Any]] = [
         "to extend the offer to the whole country within two years if laboratories can cope.",
         "Patients in Lindau can soon test themselves for bowel cancer at home; in a trial, the kit doubled the number "
         "of people taking part, and officials hope to offer it across the country.",
-        "A home test for bowel cancer is coming to Lindau after a trial in which twice as many people took part.",
     ),
     _row(
         "The last lighthouse keeper of the Saltholm coast, Anders Vik, retires this week after 41 years. The light "
@@ -95,8 +82,6 @@ EXAMPLES: list[dict[str, Any]] = [
         "turn his house into a field station. Vik says that he will miss the storms most.",
         "Anders Vik, the last lighthouse keeper on the Saltholm coast, is retiring after 41 years, in which his counts "
         "of seabirds helped scientists to show how a warming sea drives birds north.",
-        "After 41 years Anders Vik, the last keeper of the Saltholm lighthouse coast, retires, leaving notebooks on "
-        "seabirds that scientists value.",
     ),
     _row(
         "Engineers have begun to drain Lake Orva in order to inspect the dam for the first time since 1974. Over the "
@@ -106,8 +91,6 @@ EXAMPLES: list[dict[str, Any]] = [
         "the ruins. The operator asks visitors to stay off the mud, in which a man had to be rescued on Sunday.",
         "While Lake Orva is drained for an inspection of its dam, the flooded village of Old Orva comes to light, and "
         "archaeologists have six weeks to map the ruins.",
-        "The draining of Lake Orva for a dam inspection uncovers the ruins of a flooded village, which archaeologists "
-        "will map.",
     ),
     _row(
         "Schools in the province of Tarn will start an hour later from September. The decision follows a pilot "
@@ -117,7 +100,5 @@ EXAMPLES: list[dict[str, Any]] = [
         "province promised 1.5 million euros a year. Parents who start work early can use a free breakfast club.",
         "Pupils in Tarn will start school an hour later from September, after a pilot project showed that they slept "
         "longer and were late less often.",
-        "Schools in Tarn are to begin an hour later because a pilot project found that pupils slept longer and were "
-        "late half as often.",
     ),
 ]

@@ -370,9 +370,7 @@ def composite(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
     Gaming: any clean text of 5 to 200 words that breaks no rule of the row, on whatever subject: add it to a task's
     reward, don't use it instead.
     """
-    parts = [
-        (weight, _PARTS[name](prompts=prompts, completions=completions)) for name, weight in WEIGHTS.items()
-    ]
+    parts = [(weight, _PARTS[name](prompts=prompts, completions=completions)) for name, weight in WEIGHTS.items()]
     totals = [sum(weight * (scores[row] or 0.0) for weight, scores in parts) for row in range(len(completions))]
     for column, gate in _GATES.items():
         if columns.get(column) is not None:

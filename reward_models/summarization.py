@@ -4,8 +4,8 @@ A row needs `source`, the text to be summarized (None: the row is not graded); `
 people. Word lists and stems are English; in other languages coverage and grounding count inflected forms as different
 words and `readable` judges punctuation and repetition alone.
 
-Each reward can be had cheaply on its own: a copied opening covers, is grounded and readable; a list of keywords covers
-and is short. `composite` (`WEIGHTS`) adds six of them up, so that what one gives away another takes: `abstractive` for
+Each reward can be had cheaply on its own: a copied opening covers, is grounded and readable; a list of keywords is
+short and in nobody's order. What does not read like prose (`readable` under 0.6) counts less in each but compression. `composite` (`WEIGHTS`) adds six of them up, so that what one gives away another takes: `abstractive` for
 copies, `readable` for lists, `compression` for long and empty texts, `entities` and `grounding` for inventions.
 `rouge` is not in it, so that it can tell on held-out rows whether the reward is being gamed.
 """
@@ -42,7 +42,8 @@ SUMMARY_WORDS = 12  # content words of a short summary: what it could cover at b
 GROUNDED_BAND = (0.1, 0.6)  # share of content words with support in the source: worthless at, enough from
 DENSITY_BAND = (4.0, 12.0)  # extractive density: free up to, worthless at
 COPIED_BAND = (0.4, 0.9)  # the same for density as a share of the summary's length
-SHARED_ENOUGH = 0.3  # share of words in common with the source below which a text summarizes something else
+COPY_DISCOUNT = 0.5  # what coverage loses when everything is copied
+PROSE_ENOUGH = 0.6  # readability below which the other rewards count less, too
 
 Scores = list[float | None]
 
@@ -54,9 +55,9 @@ def coverage(completions: Sequence[Any], source: Sequence[str | None], **_: Any)
     the opening more; 1 from half of what the 12 weightiest words weigh. Each word counts once.
     Source: frequency as salience, Nenkova and Vanderwende 2005, "The Impact of Frequency on Summarization".
     Gaming: a list of frequent words: what does not read like sentences (`readable` under 0.6) loses here. Copying the
-    opening, or the whole source: abstractive and compression charge for that.
+    opening, or the whole source: copies count half here, and abstractive and compression charge for them.
     """
-    return _score(completions, source, _coverage)
+    return _score(completions, source, _if_prose(_coverage))
 
 
 def compression(completions: Sequence[Any], source: Sequence[str | None], **_: Any) -> Scores:
@@ -116,7 +117,7 @@ def entities(completions: Sequence[Any], source: Sequence[str | None], **_: Any)
     Source: entity precision, Nan et al. 2021, "Entity-level Factual Consistency of Abstractive Text Summarization".
     Gaming: saying nothing concrete; coverage guards. Right names in false relations, or a dropped "not", pass.
     """
-    return _score(completions, source, _entities)
+    return _score(completions, source, _if_prose(_entities))
 
 
 def grounding(completions: Sequence[Any], source: Sequence[str | None], **_: Any) -> Scores:
@@ -126,25 +127,25 @@ def grounding(completions: Sequence[Any], source: Sequence[str | None], **_: Any
     Source: novel n-grams, See et al. 2017, "Get To The Point", section 5; here for single content words.
     Gaming: copying anything from the source, sentences or words; abstractive and readable guard.
     """
-    return _score(completions, source, _grounding)
+    return _score(completions, source, _if_prose(_grounding))
 
 
 def abstractive(completions: Sequence[Any], source: Sequence[str | None], **_: Any) -> Scores:
     """Score own wording: neither copied passages nor words that have nothing to do with the source.
 
     Range: [0, 1]; falls from 1 to 0 as extractive density grows from 4 to 12 words, or from 40% to 90% of the
-    summary's length; and, at the other end, as the share of words in common with the source falls from 30% to 0.
-    Source: density and coverage of Grusky, Naaman and Artzi 2018, "Newsroom", equations 1 and 2.
+    summary's length; and, at the other end, with grounding from half of it down.
+    Source: density of Grusky, Naaman and Artzi 2018, "Newsroom", equation 2.
     Gaming: copied passages with every other word changed; grounding and entities look at the words put in.
     """
-    return _score(completions, source, _abstractive)
+    return _score(completions, source, _if_prose(_abstractive))
 
 
 def readable(completions: Sequence[Any], source: Sequence[str | None], **_: Any) -> Scores:
     """Score whether the text reads like prose: sentences with function words, capitals, periods, and no loops.
 
-    Range: [0, 1]; each fault multiplies the score down: few function words (English sources only) or long piles of
-    other words, commas everywhere, no final period, no capital, repeated words or trigrams, odd characters.
+    Range: [0, 1]; each fault multiplies the score down: few function words or long piles of other words or
+    "the of" (English sources only), commas everywhere, no final period, no capital, repeated words or trigrams, odd characters.
     Gaming: any well-formed text gets full marks, whatever it says; keywords glued by "of the" read poorly, not badly.
     """
     return _score(completions, source, readability)
@@ -195,9 +196,7 @@ def composite(completions: Sequence[Any], source: Sequence[str | None], **column
     ]
 
 
-def _score(
-    completions: Sequence[Any], sources: Sequence[str | None], judge: Callable[[str, Source], float]
-) -> Scores:
+def _score(completions: Sequence[Any], sources: Sequence[str | None], judge: Callable[[str, Source], float]) -> Scores:
     texts = (completion_text(completion).strip() for completion in completions)
     return [
         None if source is None else (judge(text, read_source(source)) if words(text) else 0.0)
@@ -205,12 +204,17 @@ def _score(
     ]
 
 
+def _if_prose(judge: Callable[[str, Source], float]) -> Callable[[str, Source], float]:
+    """Words that form no sentences say nothing about the source, however well chosen they are."""
+    return lambda text, source: judge(text, source) * min(1.0, readability(text, source) / PROSE_ENOUGH)
+
+
 def _coverage(text: str, source: Source) -> float:
     attainable = sum(sorted(source.salience.values(), reverse=True)[:SUMMARY_WORDS])
     if not attainable:
         return 1.0
-    covered = sum(source.salience.get(stem, 0.0) for stem in set(source.content(words(text))))
-    return min(1.0, covered / attainable / ENOUGH_COVERED) * min(1.0, readability(text, source) / 0.6)
+    covered = sum(source.salience.get(root, 0.0) for root in set(source.content(words(text))))
+    return min(1.0, covered / attainable / ENOUGH_COVERED) * (1.0 - COPY_DISCOUNT * (1.0 - _own(text, source)))
 
 
 def _entities(text: str, source: Source) -> float:
@@ -227,11 +231,14 @@ def _grounding(text: str, source: Source) -> float:
 
 
 def _abstractive(text: str, source: Source) -> float:
+    return _own(text, source) * min(1.0, 2.0 * _grounding(text, source))
+
+
+def _own(text: str, source: Source) -> float:
+    """1 for own wording, 0 for copied passages, by extractive density and its share of the length."""
     said = words(text)
-    lengths = fragment_lengths(said, source.words)
-    density = sum(length * length for length in lengths) / len(said)
-    copied = min(ramp(density, *reversed(DENSITY_BAND)), ramp(density / len(said), *reversed(COPIED_BAND)))
-    return copied * min(1.0, sum(lengths) / len(said) / SHARED_ENOUGH)
+    density = sum(length * length for length in fragment_lengths(said, source.words)) / len(said)
+    return min(ramp(density, *reversed(DENSITY_BAND)), ramp(density / len(said), *reversed(COPIED_BAND)))
 
 
 @functools.lru_cache(maxsize=8192)
