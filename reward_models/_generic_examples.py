@@ -49,7 +49,7 @@ EXAMPLES: list[dict[str, Any]] = [
     ),
     _row(
         "Antworte auf Deutsch: Was macht ein Lektor?",
-        "Ein Lektor prüft Manuskripte, schlägt den Autorinnen Verbesserungen vor und begleitet das Buch bis zum Druck.",
+        "Ein Lektor prüft Manuskripte, schlägt Verbesserungen vor und begleitet das Buch bis zum Druck.",
         language="de",
     ),
     _row(

@@ -29,9 +29,8 @@ def language_fit(text: str, language: str) -> float:
     code = language.replace("_", "-").split("-")[0].lower()
     code = _SYNONYMS.get(code, code)
     if code not in _labels():
-        raise ValueError(
-            f"language {language!r} is unknown to the detector; give an ISO 639 code, one of {', '.join(sorted(_labels()))}"
-        )
+        known = ", ".join(sorted(_labels()))
+        raise ValueError(f"language {language!r} is unknown to the detector; give an ISO 639 code, one of {known}")
     if not any(character.isalpha() for character in text):
         return 0.0
     own, best = 0.0, 0.0

@@ -50,7 +50,7 @@ def ramp(value: float, worst: float, best: float) -> float:
 def fragment_lengths(text: Sequence[str], source: Sequence[str]) -> list[int]:
     """Lengths of the runs of words that the text shares with a source, taken greedily from left to right.
 
-    Source: Grusky, Naaman and Artzi 2018, "Newsroom", Figure 3 (procedure F).
+    Source: Grusky, Naaman and Artzi 2018, "Newsroom", the greedy procedure F(A, S).
     """
     known = set(source)
     starts: dict[tuple[str, str], list[int]] = {}

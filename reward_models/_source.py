@@ -26,10 +26,10 @@ _UNITS = (
     "eighteen nineteen"
 ).split()
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_NUMBER_WORDS = {word: str(value) for value, word in enumerate(_UNITS)} | {
-    word: str(10 * value) for value, word in enumerate(_TENS, start=2)
-}
-_NUMBER_WORDS |= {"first": "1", "second": "2", "third": "3", "dozen": "12", "half": "50"}
+# "one" is more often a pronoun than a number.
+_NUMBER_WORDS = {word: str(value) for value, word in enumerate(_UNITS) if value > 1}
+_NUMBER_WORDS |= {word: str(10 * value) for value, word in enumerate(_TENS, start=2)}
+_NUMBER_STEMS = {stem(word): value for word, value in _NUMBER_WORDS.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Source:
 
     def supports(self, root: str) -> bool:
         """Whether the source has a word with this stem, or one with the same first five letters."""
-        return root in self.stems or _NUMBER_WORDS.get(root, root) in self.numbers or root[:5] in self.beginnings
+        return root in self.stems or _NUMBER_STEMS.get(root) in self.numbers or root[:5] in self.beginnings
 
     def has_name(self, name: str) -> bool:
         """Whether the source has a name, written out or, for an acronym, as the names that it abbreviates."""

@@ -1,4 +1,4 @@
-"""Example rows of the summarization rewards: invented short reports, each with a summary, which is the reference, too."""
+"""Example rows of the summarization rewards: invented short reports with summaries, the references."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ EXAMPLES: list[dict[str, Any]] = [
         "nature agency. His notebooks, which record every puffin and guillemot since 1985, have helped scientists to "
         "show how the warming sea drives fish, and the birds that feed on them, farther north. The agency wants to "
         "turn his house into a field station. Vik says that he will miss the storms most.",
-        "Anders Vik, the last lighthouse keeper on the Saltholm coast, is retiring after 41 years, in which his counts "
-        "of seabirds helped scientists to show how a warming sea drives birds north.",
+        "Anders Vik, the last lighthouse keeper on the Saltholm coast, is retiring after 41 years, in which his "
+        "counts of seabirds helped scientists to show how a warming sea drives birds north.",
     ),
     _row(
         "Engineers have begun to drain Lake Orva in order to inspect the dam for the first time since 1974. Over the "

@@ -1,4 +1,4 @@
-"""Example rows of the translation rewards: from English into six languages, and into English. The completion is the reference."""
+"""Example rows of the translation rewards: from English into six languages and back; completions are references."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Rewards that fit any task: repetition, length, endings, echo, clean characters, language, format, JSON.
 
 A row needs `prompt` only. Further columns switch further rewards on, row by row (None switches off again): `language`
-(ISO 639 code of the answer), `pattern` (regular expression that the whole answer matches), `schema` (JSON schema of the
-answer: a dict, or its JSON text, which survives Arrow tables unchanged). `overlong` and lengths in tokens read
+(ISO 639 code of the answer), `pattern` (regular expression that the whole answer matches), `schema` (JSON schema of
+the answer: a dict, or its JSON text, which survives Arrow tables unchanged). `overlong` and lengths in tokens read
 `completion_ids`, which trainers pass.
 
 The functions have sensible defaults; `Repetition`, `LengthBand`, `Overlong`, `Matches` and `JsonSchema` make the same
@@ -67,9 +67,10 @@ def repetition(completions: Sequence[Any], **_: Any) -> Scores:
 class Repetition:
     """A reward for the absence of repeated n-grams of words, in [0, 1].
 
-    The score falls linearly from 1 (all n-grams distinct) to 0 (a share `worst` of them repeats earlier ones). Words of
-    more than 32 letters count letter by letter, so that "aaaa..." is no way out. Texts shorter than two n-grams are judged by shorter ones, so that "no no no" counts as repetition.
-    Source: seq-rep-n of Welleck et al. 2019, "Neural Text Generation with Unlikelihood Training", section 5.
+    The score falls linearly from 1 (all n-grams distinct) to 0 (a share `worst` of them repeats earlier ones). Words
+    of more than 32 letters count letter by letter, so that "aaaa..." is no way out. Texts shorter than two n-grams are
+    judged by shorter ones, so that "no no no" counts as repetition.
+    Source: seq-rep-n of Welleck et al. 2019, "Neural Text Generation with Unlikelihood Training".
 
     Args:
         size: words per n-gram, at least 1.

@@ -4,9 +4,10 @@ A row needs `source`, the text to be summarized (None: the row is not graded); `
 people. Word lists and stems are English; in other languages coverage and grounding count inflected forms as different
 words and `readable` judges punctuation and repetition alone.
 
-Each reward can be had cheaply on its own: a copied opening covers, is grounded and readable; a list of keywords is
-short and in nobody's order. What does not read like prose (`readable` under 0.6) counts less in each but compression. `composite` (`WEIGHTS`) adds six of them up, so that what one gives away another takes: `abstractive` for
-copies, `readable` for lists, `compression` for long and empty texts, `entities` and `grounding` for inventions.
+Each reward can be had cheaply on its own: a copied opening covers, is grounded and readable; keywords glued into
+sentences cover; any text has some length. What does not read like prose (`readable` under 0.6) counts less in each but
+`compression`. `composite` (`WEIGHTS`) adds six of them up, so that what one gives away another takes: `abstractive`
+for copies, `readable` for lists, `compression` for long and empty texts, `entities` and `grounding` for inventions.
 `rouge` is not in it, so that it can tell on held-out rows whether the reward is being gamed.
 """
 
@@ -113,7 +114,7 @@ def entities(completions: Sequence[Any], source: Sequence[str | None], **_: Any)
     """Score faithfulness in names and numbers: each one that the source does not have halves the score.
 
     Range: [0, 1]; 1 where all are in the source. Names are capitalized words inside a sentence; numbers are compared
-    by value ("1,000", "a thousand" is not read, "twelve" is 12); acronyms may stand for names written out.
+    by value ("1,000" is 1000, "twelve" is 12, larger words are not read); acronyms may stand for names written out.
     Source: entity precision, Nan et al. 2021, "Entity-level Factual Consistency of Abstractive Text Summarization".
     Gaming: saying nothing concrete; coverage guards. Right names in false relations, or a dropped "not", pass.
     """
@@ -124,7 +125,7 @@ def grounding(completions: Sequence[Any], source: Sequence[str | None], **_: Any
     """Score faithfulness in words: the share of content words that the source supports, by stem or common beginning.
 
     Range: [0, 1]; 1 from 60% on (people paraphrase), 0 up to 10% (novel content).
-    Source: novel n-grams, See et al. 2017, "Get To The Point", section 5; here for single content words.
+    Source: novel n-grams, See et al. 2017, "Get To The Point"; here for single content words.
     Gaming: copying anything from the source, sentences or words; abstractive and readable guard.
     """
     return _score(completions, source, _if_prose(_grounding))
@@ -135,7 +136,7 @@ def abstractive(completions: Sequence[Any], source: Sequence[str | None], **_: A
 
     Range: [0, 1]; falls from 1 to 0 as extractive density grows from 4 to 12 words, or from 40% to 90% of the
     summary's length; and, at the other end, with grounding from half of it down.
-    Source: density of Grusky, Naaman and Artzi 2018, "Newsroom", equation 2.
+    Source: density of Grusky, Naaman and Artzi 2018, "Newsroom".
     Gaming: copied passages with every other word changed; grounding and entities look at the words put in.
     """
     return _score(completions, source, _if_prose(_abstractive))
@@ -144,8 +145,9 @@ def abstractive(completions: Sequence[Any], source: Sequence[str | None], **_: A
 def readable(completions: Sequence[Any], source: Sequence[str | None], **_: Any) -> Scores:
     """Score whether the text reads like prose: sentences with function words, capitals, periods, and no loops.
 
-    Range: [0, 1]; each fault multiplies the score down: few function words or long piles of other words or
-    "the of" (English sources only), commas everywhere, no final period, no capital, repeated words or trigrams, odd characters.
+    Range: [0, 1]; each fault multiplies the score down: few function words, long piles of other words, neighbors such
+    as "the of" (these three for English sources only), commas everywhere, no final period, no capital, repeated words
+    or trigrams, odd characters.
     Gaming: any well-formed text gets full marks, whatever it says; keywords glued by "of the" read poorly, not badly.
     """
     return _score(completions, source, readability)
@@ -260,4 +262,4 @@ class _Words:
     """A tokenizer for rouge-score that knows letters beyond ASCII."""
 
     def tokenize(self, text: str) -> list[str]:
-        return words(text)
+        return list(words(text))

@@ -1,8 +1,8 @@
 """Rewards for translations, all in [0, 1], 1 best.
 
-A row needs `source`, the text to be translated. `chrf`, `bleu` and `ter` read `reference`: a translation by people, or a list
-of several. `target_language` reads the column of that name, an ISO 639 code such as "fr". A row is not graded (None)
-where the column that a reward is about is None.
+A row needs `source`, the text to be translated. `chrf`, `bleu` and `ter` read `reference`: a translation by people, or
+a list of several. `target_language` reads the column of that name, an ISO 639 code such as "fr". A row is not graded
+(None) where the column that a reward is about is None.
 
 What needs no reference can be had with any sentence in the target language; chrF can be had in part by copying names
 and cognates: on short technical English-French texts, the untranslated source scores as high as a small model.
@@ -178,7 +178,7 @@ class LengthRatio:
     """A reward for a length, relative to the reference's or else the source's, inside a band, in [0, 1].
 
     Lengths are letters; a Chinese, Japanese or Korean character stands for 2.5. `slack` letters are added to both, so
-    that single words may differ more. Linear ramps outside: 0 at `low` / 2 (and for an empty text) and at 1.3 * `high`.
+    that single words may differ more. Linear ramps outside: 0 at `low` / 2 (and for no text) and at 1.3 * `high`.
     With the source in place of a reference, the band is as wide again: `low` / `high` to `high` / `low`.
     Source: length ratios as evidence of translation, Gale and Church 1993, "A Program for Aligning Sentences".
 
@@ -241,7 +241,7 @@ def preserved(completions: Sequence[Any], source: Sequence[str | None], **_: Any
             continue
         text = completion_text(completion)
         wanted, found = _fixed(original), _fixed(text)
-        if not text.strip():
+        if not any(character.isalnum() for character in text):
             scores.append(0.0)
         elif not wanted and not found:
             scores.append(1.0)
@@ -354,7 +354,7 @@ def _edit_score(text: str, references: tuple[str, ...]) -> float:
 
 @functools.cache
 def _scorer(metric: str) -> Any:
-    """sacrebleu's "chrf", "chrf++", "ter", or BLEU with the tokenizer of another name."""
+    """One of sacrebleu's "chrf", "chrf++", "ter", or BLEU with the tokenizer of another name."""
     from sacrebleu.metrics import BLEU, CHRF, TER
 
     if metric == "ter":
