@@ -47,8 +47,10 @@ def ramp(value: float, worst: float, best: float) -> float:
     return min(1.0, max(0.0, (value - worst) / (best - worst)))
 
 
-def fragment_lengths(text: Sequence[str], source: Sequence[str]) -> list[int]:
+def fragment_lengths(text: Sequence[str], source: Sequence[str], gaps: bool = False) -> list[int]:
     """Lengths of the runs of words that the text shares with a source, taken greedily from left to right.
+
+    With `gaps`, a run goes on over a single word that was put in the place of another one.
 
     Source: Grusky, Naaman and Artzi 2018, "Newsroom", the greedy procedure F(A, S).
     """
@@ -62,12 +64,14 @@ def fragment_lengths(text: Sequence[str], source: Sequence[str]) -> list[int]:
         longest = int(text[here] in known)
         for start in starts.get((text[here], text[here + 1]), ()) if here + 1 < len(text) else ():
             length = 2
-            while (
-                here + length < len(text)
-                and start + length < len(source)
-                and text[here + length] == source[start + length]
-            ):
-                length += 1
+            room = min(len(text) - here, len(source) - start)
+            while length < room:
+                if text[here + length] == source[start + length]:
+                    length += 1
+                elif gaps and length + 1 < room and text[here + length + 1] == source[start + length + 1]:
+                    length += 2
+                else:
+                    break
             longest = max(longest, length)
             if here + longest == len(text):
                 break
@@ -97,7 +101,7 @@ def clean_characters(text: str) -> float:
         for character in text
     )
     parts = text.split()
-    faults += sum(_is_disguised(part) for part in parts if not part.isascii())
+    faults += sum(any(map(_is_disguised, re.split(r"[-–/]", part))) for part in parts if not part.isascii())
     return max(0.0, 1.0 - 4.0 * faults / max(1, len(parts)))
 
 

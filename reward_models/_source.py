@@ -37,6 +37,7 @@ class Source:
     """What a source text offers to a summary."""
 
     words: tuple[str, ...]
+    content_words: tuple[str, ...]
     stems: frozenset[str]
     beginnings: frozenset[str]
     salience: Mapping[str, float]
@@ -72,6 +73,7 @@ def read_source(text: str) -> Source:
     )
     return Source(
         words=said,
+        content_words=tuple(word for word in said if word not in FUNCTION_WORDS),
         stems=frozenset(stems),
         beginnings=frozenset(root[:5] for root in stems if len(root) >= 5),
         salience={
@@ -149,10 +151,12 @@ def _readability(text: str, english: bool) -> float:
     score *= 1.0 if closed.endswith((".", "!", "?", "。", "！", "？", "।", "؟")) else 0.6
     opener = next(character for character in text if character.isalnum())
     score *= 0.8 if opener.islower() else 1.0
-    if english and count >= 4:
+    if english and count >= 6:
         glue = _glue_share(said)
         score *= 0.2 + 0.8 * min(ramp(glue, 0.05, ENGLISH_GLUE), ramp(glue, 0.9, 0.65))
         score *= 0.7 ** _impossible_neighbors(said)
+        content = [word for word in said if word not in FUNCTION_WORDS]
+        score *= ramp(len(set(content)) / max(1, len(content)), 0.4, 0.8)
         piles = "".join("|" if word in FUNCTION_WORDS else "x" for word in said).split("|")
         score *= max(0.2, 1.0 - 0.15 * max(0, max(map(len, piles)) - 6))
     per_sentence = count / max(1, len(sentences(text)))
@@ -160,8 +164,8 @@ def _readability(text: str, english: bool) -> float:
     score *= ramp(sum(text.count(mark) for mark in ",;|/•*#") / count, 0.6, 0.25)
     if count >= 3:
         score *= ramp(len(set(said)) / count, 0.15, 0.3) * 0.7 ** sum(a == b for a, b in itertools.pairwise(said))
-        trigrams = list(zip(said, said[1:], said[2:], strict=False))
-        score *= ramp(len(set(trigrams)) / len(trigrams), 0.5, 0.9)
+        pairs = list(itertools.pairwise(said))  # keywords glued by "of the" repeat it
+        score *= ramp(len(set(pairs)) / len(pairs), 0.6, 0.85)
     return score
 
 

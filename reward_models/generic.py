@@ -14,7 +14,6 @@ it. TRL's `think_format_reward` and `get_repetition_penalty_reward` (on tokens) 
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -50,7 +49,8 @@ ECHO_BAND = (0.3, 0.9)  # share of copied words: free up to, worthless at
 
 Scores = list[float | None]
 
-_ENDING = re.compile(r"([.!?…。！？।؟۔]+)[\"'”’»)\]*_`]*$")
+_ENDINGS = tuple(".!?…。！？।؟۔")
+_AFTER_ENDING = "\"'”’»)]*_`"
 _CLOSERS = {")": "(", "]": "[", "}": "{"}
 
 
@@ -219,12 +219,12 @@ def _ends(text: str) -> float:
         return 0.0
     if text.endswith("```"):
         return float(text.count("```") % 2 == 0)
-    if text[-1] in _CLOSERS and not _ENDING.search(text):
-        return float(all(text.count(closer) == text.count(opener) for closer, opener in _CLOSERS.items()))
-    ending = _ENDING.search(text)
-    if ending is None:
-        return 0.0
-    return 0.5 if ending[1].endswith(("..", "…")) else 1.0
+    closed = text.rstrip(_AFTER_ENDING)
+    if closed.endswith(_ENDINGS):
+        return 0.5 if closed.endswith(("..", "…")) else 1.0
+    return float(
+        text[-1] in _CLOSERS and all(text.count(closer) == text.count(opener) for closer, opener in _CLOSERS.items())
+    )
 
 
 def no_prompt_echo(prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> Scores:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from reward_models._prose import clean_characters, fragment_lengths, ramp, words
 from reward_models._source import Source, names_of, numbers_of, read_source, readability
 from reward_models._summarization_examples import EXAMPLES
-from reward_models._text import completion_text
+from reward_models._text import FUNCTION_WORDS, completion_text
 
 __all__ = [
     "EXAMPLES",
@@ -40,7 +40,7 @@ __all__ = [
 
 ENOUGH_COVERED = 0.5  # share of the attainable salience from which more earns nothing
 SUMMARY_WORDS = 12  # content words of a short summary: what it could cover at best is attainable
-GROUNDED_BAND = (0.1, 0.6)  # share of content words with support in the source: worthless at, enough from
+GROUNDED_BAND = (0.15, 0.65)  # share of content words with support in the source: worthless at, enough from
 DENSITY_BAND = (4.0, 12.0)  # extractive density: free up to, worthless at
 COPIED_BAND = (0.4, 0.9)  # the same for density as a share of the summary's length
 COPY_DISCOUNT = 0.5  # what coverage loses when everything is copied
@@ -124,7 +124,7 @@ def entities(completions: Sequence[Any], source: Sequence[str | None], **_: Any)
 def grounding(completions: Sequence[Any], source: Sequence[str | None], **_: Any) -> Scores:
     """Score faithfulness in words: the share of content words that the source supports, by stem or common beginning.
 
-    Range: [0, 1]; 1 from 60% on (people paraphrase), 0 up to 10% (novel content).
+    Range: [0, 1]; 1 from 65% on (people paraphrase), 0 up to 15% (novel content).
     Source: novel n-grams, See et al. 2017, "Get To The Point"; here for single content words.
     Gaming: copying anything from the source, sentences or words; abstractive and readable guard.
     """
@@ -135,8 +135,8 @@ def abstractive(completions: Sequence[Any], source: Sequence[str | None], **_: A
     """Score own wording: neither copied passages nor words that have nothing to do with the source.
 
     Range: [0, 1]; falls from 1 to 0 as extractive density grows from 4 to 12 words, or from 40% to 90% of the
-    summary's length; and, at the other end, with grounding from half of it down.
-    Source: density of Grusky, Naaman and Artzi 2018, "Newsroom".
+    summary's length, function words counted or left out; and, at the other end, with grounding from half of it down.
+    Source: density of Grusky, Naaman and Artzi 2018, "Newsroom", with runs that go on over single changed words.
     Gaming: copied passages with every other word changed; grounding and entities look at the words put in.
     """
     return _score(completions, source, _if_prose(_abstractive))
@@ -237,9 +237,17 @@ def _abstractive(text: str, source: Source) -> float:
 
 
 def _own(text: str, source: Source) -> float:
-    """1 for own wording, 0 for copied passages, by extractive density and its share of the length."""
+    """1 for own wording, 0 for copied passages, with all words or with those alone that carry meaning."""
     said = words(text)
-    density = sum(length * length for length in fragment_lengths(said, source.words)) / len(said)
+    content = [word for word in said if word not in FUNCTION_WORDS]
+    return min(_uncopied(said, source.words), _uncopied(content, source.content_words))
+
+
+def _uncopied(said: Sequence[str], source: Sequence[str]) -> float:
+    """1 up to some extractive density, or some density as a share of the length; 0 from more on."""
+    if not said:
+        return 1.0
+    density = sum(length * length for length in fragment_lengths(said, source, gaps=True)) / len(said)
     return min(ramp(density, *reversed(DENSITY_BAND)), ramp(density / len(said), *reversed(COPIED_BAND)))
 
 

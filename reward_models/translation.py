@@ -51,7 +51,7 @@ _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]")
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]")
 # What must survive translation letter by letter: links, mail addresses, markup, placeholders, file names, numbers.
 _FIXED = re.compile(
-    r"https?://[^\s<>\"'»”)]*[^\s<>\"'»”).,;:!?]|[\w.+-]+@[\w-]+\.[\w.]*\w|</?[a-zA-Z][^<>]*>|\{\{?\w*\}?\}|%\(\w+\)[sdif]|"
+    r"https?://[^\s<>\"'»”)]*[^\s<>\"'»”).,;:!?]|[\w.+-]{1,64}@[\w-]{1,255}\.[\w.]{0,255}\w|</?[a-zA-Z][^<>]*>|\{\{?\w*\}?\}|%\(\w+\)[sdif]|"
     r"%[sdif]\b|\$\{?\w+\}?|\d+(?:[.,:\u00a0\u202f]\d+)*"
 )
 
@@ -107,6 +107,7 @@ def ter(completions: Sequence[Any], reference: Sequence[Any], **_: Any) -> Score
     Range: [0, 1]; 1 for the reference itself, 0 where as many edits are due as the reference has words; None where the
     row has no reference. Meant for spaced scripts: a sentence without spaces is one word, right or wrong.
     Source: Snover et al. 2006, "A Study of Translation Edit Rate with Targeted Human Annotation".
+    Slow for long wrong texts: 0.2 seconds for 30 words in no order, a second for 100.
     Gaming: short safe texts lose less than long wrong ones. It is part of no composite.
     """
     return [

@@ -81,12 +81,15 @@ def score(name: str, texts: Sequence[Any], rows: Sequence[Mapping[str, Any]] | N
     return reward(prompts=[row["prompt"] for row in rows], completions=list(texts), completion_ids=ids, **columns)
 
 
-words = [row["completion"].split() for module in (generic, summarization, translation) for row in module.EXAMPLES[:4]]
+words = [
+    word
+    for module in (generic, summarization, translation)
+    for row in module.EXAMPLES[:4]
+    for word in row["completion"].split()
+]
 texts = st.one_of(
     st.text(max_size=80),
-    st.lists(st.sampled_from([*sum(words, []), ".", "\n", "the", "{}", "{name}", "42", "图书馆"]), max_size=25).map(
-        " ".join
-    ),
+    st.lists(st.sampled_from([*words, ".", "\n", "the", "{}", "{name}", "42", "图书馆"]), max_size=25).map(" ".join),
 )
 
 

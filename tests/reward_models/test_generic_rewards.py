@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reward_models import generic
+from reward_models import _formats, generic
 from reward_models.generic import EXAMPLES, JsonSchema, LengthBand, Matches, Overlong, Repetition, composite
 
 PROSE = "The ferry leaves at noon. It takes an hour to reach the island, where a bus is waiting."
@@ -25,7 +25,7 @@ ORDERED: dict[str, list[str]] = {
     "ends_properly": [PROSE, f"{PROSE} It takes ...", PROSE[:-9]],
     "no_prompt_echo": [PROSE, f"{PROSE[:25]} {PROMPT[:60]}", f"It is so. {PROMPT}", PROMPT],
     "clean": [PROSE, PROSE.replace("noon", "n\u043eon"), PROSE.replace("e", "\u0435")],
-    "composite": [PROSE, PROSE[:-9], f"{PROSE} {PROSE}", PROMPT, "noon " * 90, ""],
+    "composite": [PROSE, PROSE[:-9], PROMPT, f"{PROSE} {PROSE}", "noon " * 90, ""],
 }
 
 
@@ -185,11 +185,20 @@ def test_patterns() -> None:
         Matches("(")
 
 
-def test_catastrophic_backtracking_ends_after_a_second() -> None:
-    start = time.monotonic()
+def test_catastrophic_backtracking_ends_and_counts_as_no_match(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_formats, "MATCH_SECONDS", 0.1)
+    start = time.process_time()
     assert single(generic.matches, "a" * 60 + "!", pattern=r"(a|a)*b|(a+)+$") == 0.0
     assert single(generic.matches, "a" * 5000 + "!", pattern=r"(.*)*(.*)*(.*)*[^!]") == 0.0
-    assert time.monotonic() - start < 30.0
+    assert time.process_time() - start < 5.0
+
+
+def test_endless_texts_take_no_endless_time() -> None:
+    start = time.process_time()
+    for text in ("." * 100_000 + "x", '"' * 100_000, '."' * 50_000, "```json\n" * 20_000, "\u200b\u0430" * 20_000):
+        single(composite, text, schema="{}", language="en", pattern=".*")
+        single(generic.json_valid, text)
+    assert time.process_time() - start < 5.0
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from reward_models import summarization
 from reward_models._prose import fragment_lengths
-from reward_models.summarization import EXAMPLES, REWARDS, WEIGHTS, Compression, composite
+from reward_models.summarization import EXAMPLES, REWARDS, WEIGHTS, Compression
 
 SOURCE = EXAMPLES[0]["source"]
 GOOD = EXAMPLES[0]["completion"]
@@ -131,7 +132,7 @@ def test_compression_band(count: int) -> None:
 def test_compression_of_very_short_and_very_long_sources() -> None:
     assert Compression()(["The shop is shut today."], ["The shop in Ellerby is shut today."]) == [1.0]
     assert Compression()(["word " * 60], ["word " * 100_000]) == [1.0]
-    with pytest.raises(ValueError, match="low 0.5 <= high 0.3"):
+    with pytest.raises(ValueError, match=r"low 0\.5 <= high 0\.3"):
         Compression(low=0.5, high=0.3)
 
 
@@ -139,8 +140,8 @@ def test_compression_of_very_short_and_very_long_sources() -> None:
     ("text", "strangers"),
     [
         ("Ellerby closes Mill Bridge.", 0),
-        ("Closing the bridge costs 4.2 million pounds.", 0),
-        ("Closing the bridge costs 4.3 million pounds.", 1),
+        ("The work on the bridge costs 4.2 million pounds.", 0),
+        ("The work on the bridge costs 4.3 million pounds.", 1),
         ("Two piers lost a third of their foundation.", 0),
         ("Nine piers lost a third of their foundation.", 1),
         ("The mayor of London and Harlow agreed.", 1),
@@ -178,10 +179,25 @@ def test_a_loophole_of_one_reward_is_closed_by_the_composite(name: str, make: Ca
         assert score("composite", hacked, row["source"]) <= score("composite", row["completion"], row["source"]) - 0.3
 
 
-def test_copies_with_every_third_word_changed_pass_as_abstractive_and_not_as_grounded() -> None:
+def _with_strange_words(every: int) -> str:
+    strange = "zebra lion tiger panda camel otter moose raven gecko llama whale shark".split()
     words = SOURCE.split()[:24]
-    hacked = " ".join("zebra" if place % 3 == 2 else word for place, word in enumerate(words)) + "."
-    assert score("abstractive", hacked) > 0.9
+    for place in range(every - 1, len(words), every):
+        words[place] = strange[place // every]
+    return " ".join(words) + "."
+
+
+@pytest.mark.parametrize("every", [3, 4, 6])
+def test_a_copy_with_single_words_changed_is_a_copy(every: int) -> None:
+    assert score("abstractive", _with_strange_words(every)) == 0.0
+    assert score("composite", _with_strange_words(every)) < score("composite", GOOD) - 0.3
+
+
+def test_a_copy_with_every_other_word_changed_passes_as_abstractive_and_not_as_grounded() -> None:
+    """Documented hack."""
+    hacked = _with_strange_words(2)
+    assert score("abstractive", hacked) > 0.5
+    assert score("grounding", hacked) < 0.5
     assert score("composite", hacked) < score("composite", GOOD) - 0.2
 
 
@@ -229,6 +245,13 @@ def test_composite_prefers_the_reference_to_each_hack(hack: str) -> None:
     hacked = [score("composite", HACKS[hack](index), EXAMPLES[index]["source"]) for index in rows]
     assert all(a > b + 0.05 for a, b in zip(best, hacked, strict=True)), list(zip(best, hacked, strict=True))
     assert statistics.fmean(best) - statistics.fmean(hacked) >= 0.3, statistics.fmean(hacked)
+
+
+def test_endless_texts_take_no_endless_time() -> None:
+    start = time.process_time()
+    for text in ("the of " * 4000, "a." * 20_000, "A" * 100_000, f"{SOURCE} " * 20, '."' * 20_000):
+        score("composite", text, "the of the a " * 500)
+    assert time.process_time() - start < 5.0
 
 
 def test_composite_is_the_weighted_sum() -> None:

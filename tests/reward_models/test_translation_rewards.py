@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,20 +19,20 @@ from reward_models.translation import EXAMPLES, REWARDS, WEIGHTS, LengthRatio
 ROW = EXAMPLES[1]
 NEAR = "Veuillez sauvegarder votre travail avant de fermer la fenêtre."
 
+METRIC_ORDER = [ROW["completion"], NEAR, "Veuillez fermer la fenêtre.", "Bonjour à tous."]
 # Each list goes from best to worst, strictly.
 ORDERED: dict[str, list[str]] = {
-    **dict.fromkeys(
-        ("chrf", "chrf_plus", "bleu", "ter"),
-        [ROW["completion"], NEAR, "Veuillez fermer la fenêtre.", "Bonjour à tous."],
-    ),
+    "chrf": METRIC_ORDER,
+    "chrf_plus": METRIC_ORDER,
+    "bleu": METRIC_ORDER,
+    "ter": METRIC_ORDER,
     "target_language": [NEAR, "Enregistrer please your work", ROW["source"]],
     "no_copy": [NEAR, f"Veuillez {ROW['source'][7:22]} avant de fermer.", ROW["source"]],
-    "length_ratio": [NEAR, f"{NEAR} Merci beaucoup à vous.", NEAR * 3],
+    "length_ratio": [NEAR, f"{NEAR} Merci beaucoup à vous et bonne journée.", NEAR * 3],
     "composite": [
         ROW["completion"],
         NEAR,
         "Veuillez fermer la fenêtre.",
-        "Bonjour à tous les amis.",
         ROW["source"],
         "",
     ],
@@ -140,7 +141,7 @@ def test_length_ratio_without_reference_compares_with_the_source() -> None:
     )
     assert lengths[0] == 1.0
     assert (lengths[1] or 0.0) < 0.5
-    with pytest.raises(ValueError, match="low 1.5"):
+    with pytest.raises(ValueError, match=r"low 1\.5"):
         LengthRatio(low=1.5)
 
 
@@ -153,6 +154,14 @@ def test_composite_is_the_weighted_sum_where_the_metrics_are_high() -> None:
     assert without == [pytest.approx(spared / (1.0 - WEIGHTS["target_language"]))]
 
 
+def test_endless_texts_take_no_endless_time() -> None:
+    start = time.process_time()
+    for text in ("a.b-" * 20_000, "<a" * 20_000, "https://" * 10_000, "1,1." * 10_000, "x " * 10_000):
+        score("composite", text)
+        score("ter", text)
+    assert time.process_time() - start < 10.0
+
+
 # The documented ways to game single rewards: the composite must see through each.
 LOOPHOLES: list[tuple[str, str, float]] = [
     ("target_language", "travail fenêtre fermer votre enregistrer", 0.9),
@@ -160,7 +169,7 @@ LOOPHOLES: list[tuple[str, str, float]] = [
     ("length_ratio", "x" * 60, 1.0),
     ("preserved", "Rien.", 1.0),
     ("chrf", f"{NEAR} {NEAR}", 0.6),
-    ("chrf", "fenêtre la fermer de avant travail votre sauvegarder Veuillez.", 0.6),
+    ("chrf", "fenêtre la fermer de avant travail votre sauvegarder Veuillez.", 0.45),
 ]
 
 
