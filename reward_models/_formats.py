@@ -7,6 +7,8 @@ import json
 import re
 from typing import Any
 
+from reward_models._extra import needs_extra
+
 FENCED_DISCOUNT = 0.3  # what JSON is worth inside a code fence: a caller that parses the answer would fail
 PARSED_SHARE = 0.5  # what an answer earns at most that is JSON but breaks its schema
 MATCH_SECONDS = 1.0
@@ -17,7 +19,8 @@ _FENCE = re.compile(r"\s*```(?:json)?[ \t]*\n(.*?)\n?```\s*", re.DOTALL)
 @functools.lru_cache(maxsize=1024)
 def compiled_pattern(pattern: str) -> Any:
     """Compile a regular expression of the package regex, whose matches can be given a time limit."""
-    import regex
+    with needs_extra():
+        import regex
 
     try:
         return regex.compile(pattern, regex.DOTALL)
@@ -67,8 +70,9 @@ def schema_validator(schema: Any) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def _cached_validator(schema: str) -> Any:
-    import jsonschema
-    import referencing
+    with needs_extra():
+        import jsonschema
+        import referencing
 
     try:
         parsed = json.loads(schema)

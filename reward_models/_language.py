@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from reward_models._extra import needs_extra
+
 _SYNONYMS = {"nb": "no", "iw": "he", "in": "id", "fil": "tl", "cmn": "zh", "jw": "jv"}
 
 
@@ -56,6 +58,7 @@ def _labels() -> frozenset[str]:
 
 @functools.cache
 def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+    with needs_extra():
+        from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -153,7 +153,7 @@ def _readability(text: str, english: bool) -> float:
     score *= 0.8 if opener.islower() else 1.0
     if english and count >= 6:
         glue = _glue_share(said)
-        score *= 0.2 + 0.8 * min(ramp(glue, 0.05, ENGLISH_GLUE), ramp(glue, 0.9, 0.65))
+        score *= 0.2 + 0.8 * min(ramp(glue, 0.08, 0.28), ramp(glue, 0.9, 0.65))
         score *= 0.7 ** _impossible_neighbors(said)
         content = [word for word in said if word not in FUNCTION_WORDS]
         score *= ramp(len(set(content)) / max(1, len(content)), 0.4, 0.8)

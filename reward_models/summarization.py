@@ -5,10 +5,10 @@ people. Word lists and stems are English; in other languages coverage and ground
 words and `readable` judges punctuation and repetition alone.
 
 Each reward can be had cheaply on its own: a copied opening covers, is grounded and readable; keywords glued into
-sentences cover; any text has some length. What does not read like prose (`readable` under 0.6) counts less in each but
-`compression`. `composite` (`WEIGHTS`) adds six of them up, so that what one gives away another takes: `abstractive`
-for copies, `readable` for lists, `compression` for long and empty texts, `entities` and `grounding` for inventions.
-`rouge` is not in it, so that it can tell on held-out rows whether the reward is being gamed.
+sentences cover; any text has some length. What does not read like prose (`readable` under 0.75) counts less in each
+but `compression`. `composite` (`WEIGHTS`) adds six of them up, so that what one gives away another takes:
+`abstractive` for copies, `readable` for lists, `compression` for long and empty texts, `entities` and `grounding` for
+inventions. `rouge` is not in it, so that it can tell on held-out rows whether the reward is being gamed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ GROUNDED_BAND = (0.15, 0.65)  # share of content words with support in the sourc
 DENSITY_BAND = (4.0, 12.0)  # extractive density: free up to, worthless at
 COPIED_BAND = (0.4, 0.9)  # the same for density as a share of the summary's length
 COPY_DISCOUNT = 0.5  # what coverage loses when everything is copied
-PROSE_ENOUGH = 0.6  # readability below which the other rewards count less, too
+PROSE_ENOUGH = 0.75  # readability below which the other rewards count less, too
 
 Scores = list[float | None]
 
@@ -55,7 +55,7 @@ def coverage(completions: Sequence[Any], source: Sequence[str | None], **_: Any)
     Range: [0, 1]; content words weigh as often as the source says them (square root), names and numbers and words of
     the opening more; 1 from half of what the 12 weightiest words weigh. Each word counts once.
     Source: frequency as salience, Nenkova and Vanderwende 2005, "The Impact of Frequency on Summarization".
-    Gaming: a list of frequent words: what does not read like sentences (`readable` under 0.6) loses here. Copying the
+    Gaming: a list of frequent words: what does not read like sentences (`readable` under 0.75) loses here. Copying the
     opening, or the whole source: copies count half here, and abstractive and compression charge for them.
     """
     return _score(completions, source, _if_prose(_coverage))

@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
+from reward_models._extra import needs_extra
 from reward_models._language import language_fit
 from reward_models._prose import clean_characters, copied_share, ramp, words
 from reward_models._text import completion_text
@@ -356,7 +357,8 @@ def _edit_score(text: str, references: tuple[str, ...]) -> float:
 @functools.cache
 def _scorer(metric: str) -> Any:
     """One of sacrebleu's "chrf", "chrf++", "ter", or BLEU with the tokenizer of another name."""
-    from sacrebleu.metrics import BLEU, CHRF, TER
+    with needs_extra():
+        from sacrebleu.metrics import BLEU, CHRF, TER
 
     if metric == "ter":
         return TER()

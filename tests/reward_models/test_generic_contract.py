@@ -168,12 +168,28 @@ def test_modules_are_light(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("package", "call"),
+    [
+        ("sacrebleu", "translation.bleu(['a'], ['a'])"),
+        ("py3langid", "generic.language(['a'], ['fr'])"),
+        ("jsonschema", "generic.json_schema(['{}'], ['{}'])"),
+        ("regex", "generic.matches(['a'], ['a'])"),
+    ],
+)
+def test_a_missing_package_is_named_with_the_remedy(package: str, call: str) -> None:
+    code = f"import sys; sys.modules['{package}'] = None; from reward_models import generic, translation; {call}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"needs the package {package}" in done.stderr
+    assert "rlgen[rewards]" in done.stderr
+
+
 def test_every_reward_has_a_short_name() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     entries = set(project["entry-points"]["rlgen.rewards"].values())
     assert {f"reward_models.{name.replace('.', ':')}" for name in REWARDS} <= entries
 
 
-def test_rewards_and_their_options_load_by_name() -> None:
+def test_rewards_load_by_name() -> None:
     for name in ("reward_models.generic:repetition", "reward_models.translation:composite"):
         assert load_reward(name)(["p"], ["x"], source=["y"], reference=["z"])[0] is not None

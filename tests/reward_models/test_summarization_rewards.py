@@ -196,7 +196,7 @@ def test_a_copy_with_single_words_changed_is_a_copy(every: int) -> None:
 def test_a_copy_with_every_other_word_changed_passes_as_abstractive_and_not_as_grounded() -> None:
     """Documented hack."""
     hacked = _with_strange_words(2)
-    assert score("abstractive", hacked) > 0.5
+    assert score("abstractive", hacked) > 0.3
     assert score("grounding", hacked) < 0.5
     assert score("composite", hacked) < score("composite", GOOD) - 0.2
 
