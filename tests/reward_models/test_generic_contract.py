@@ -193,3 +193,15 @@ def test_every_reward_has_a_short_name() -> None:
 def test_rewards_load_by_name() -> None:
     for name in ("reward_models.generic:repetition", "reward_models.translation:composite"):
         assert load_reward(name)(["p"], ["x"], source=["y"], reference=["z"])[0] is not None
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_broken_text_raises_nothing(name: str) -> None:
+    """Lone surrogates, NUL, a message without content, blocks of content."""
+    row = next(row for row in parts_of(name)[0].EXAMPLES if row.get(NEEDS.get(name, "prompt")) is not None)
+    for text in ("\ud800\udfff lone \udc80", "\x00\x00", "a\r\nb\u2028c", "\U0010ffff"):
+        assert len(score(name, [text], [row])) == 1
+    columns = {key: [value] for key, value in row.items() if key not in ("prompt", "completion")}
+    for message in ({"role": "assistant", "content": None}, {"role": "assistant", "content": [{"type": "text"}]}):
+        _, reward, _, _ = parts_of(name)
+        assert len(reward(prompts=["p"], completions=[[message]], completion_ids=[[1]], **columns)) == 1
