@@ -101,7 +101,7 @@ CONTROLLED: list[dict[str, Any]] = [
     ),
     _controlled(
         "Describe how tea is made, in about 30 words and a neutral tone.",
-        "Boil fresh water and pour it over the leaves in a pot. Leave them for three or four minutes, then take the "
+        "Boil some water and pour it over the leaves in a pot. Leave them for three or four minutes, then take the "
         "leaves out and serve the tea in a cup.",
         sentiment="neutral",
         words=30,
@@ -307,8 +307,8 @@ AUGMENTATION: list[dict[str, Any]] = [
     _augmented(
         "neutral",
         "The bus to the airport leaves from platform four.",
-        "Passengers for the airport can find their bus at the fourth stop of the station.",
-        ["Take the airport bus from the fourth platform."],
+        "Go to the fourth platform of the station, where the bus to the airport waits.",
+        ["Airport passengers leave the station by bus."],
     ),
     _augmented(
         "sports",

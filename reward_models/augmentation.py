@@ -9,8 +9,8 @@ Rows, each column None where it is not known, and the rewards that need it then 
 - `labeled`: examples of all labels, `[{"text": ..., "label": ...}, ...]`; needed for labels other than "positive",
   "negative" and "neutral", which VADER judges.
 
-All rewards lie in [0, 1], 1 best; English only. `composite` is their weighted geometric mean (`WEIGHTS`): a copy,
-another label, another topic or word salad each bring it down alone.
+All rewards lie in [0, 1], 1 best; English only. `composite` is the weighted geometric mean of the first
+three (`WEIGHTS`) times `fluent`: a copy, another label, another topic or word salad each bring it down alone.
 """
 
 from __future__ import annotations
@@ -106,14 +106,19 @@ REWARDS: dict[str, Callable[..., Scores]] = {
     "diversity": diversity,
     "fluent": fluent,
 }
-WEIGHTS = {"label_kept": 0.35, "similarity": 0.3, "diversity": 0.15, "fluent": 0.2}
+WEIGHTS = {"label_kept": 0.45, "similarity": 0.4, "diversity": 0.15}
 
 
 def composite(completions: Sequence[Any], seed: Sequence[str | None] | None = None, **columns: Any) -> Scores:
-    """Score a variant by the weighted geometric mean of the rewards that apply, in [0, 1]; None without a seed."""
+    """Score a variant by the weighted geometric mean of the rewards that apply times `fluent`, in [0, 1].
+
+    None without a seed.
+    """
     parts = {name: reward(completions=completions, seed=seed, **columns) for name, reward in REWARDS.items()}
     return [
-        None if source is None else geometric({name: scores[row] for name, scores in parts.items()}, WEIGHTS)
+        None
+        if source is None
+        else (geometric({name: parts[name][row] for name in WEIGHTS}, WEIGHTS) or 0.0) * (parts["fluent"][row] or 0.0)
         for row, source in enumerate(_column(seed, completions))
     ]
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import logging
 import math
 import re
 import threading
@@ -30,6 +31,7 @@ from reward_models._overlap import (
     clean,
     copied,
     mood,
+    ordered,
     said_by,
     sentences,
     tokens,
@@ -179,8 +181,8 @@ def intact(
 ) -> Scores:
     """Score whether the text is a text at all: what every controlled text must be, whatever its form.
 
-    Range: [0, 1]; the product of: little repetition, known English words and function words among them, no
-    look-alike or invisible characters, not the prompt said again. Where a constraint asks for another language, for
+    Range: [0, 1]; the product of: little repetition, words in a possible order, known English words and function
+    words among them, no look-alike or invisible characters, not the prompt said again. Where a constraint asks for another language, for
     placeholders or for the prompt itself, the check that it contradicts is left out.
     Gaming: any sensible text, whatever it says.
     """
@@ -277,7 +279,7 @@ def _whole(text: str, english: bool, symbols: bool) -> float:
     words = tokens(text)
     if not words:
         return 0.0
-    score = varied(text)
+    score = varied(text) * ordered(text)
     if english:
         known = sum(zipf(word) >= 1.5 for word in words) / len(words)
         score *= clean(text) * min(1.0, max(0.0, (known - 0.4) / 0.4))
@@ -358,6 +360,9 @@ def _registry() -> dict[str, Any]:
             util: Any = importlib.import_module("if_verifiable.ifeval.instructions_util")
         finally:
             nltk.download = download
+        checkers: Any = importlib.import_module("if_verifiable.ifeval.instructions")
+        checkers.logging = logging.getLogger("reward_models.if_verifiable")  # the root logger would show every text
+        checkers.logging.setLevel(logging.CRITICAL + 1)
         langdetect.DetectorFactory.seed = 0  # it samples; unseeded, the same text may get two languages
         if not nltk.tokenize.punkt_model_available("english"):
             splitter = _punkt()

@@ -4,14 +4,15 @@ Rows: `prompts` holds the conversation so far, as messages or as a string ("User
 of lines; without such marks all of it is the user's). No other column is read. A row whose prompt is None, or which
 says nothing that a reward could look at, is not graded (None).
 
-Each reward alone is easily gamed and says how; `composite` is their weighted geometric mean (`WEIGHTS`), so that a
-reply must pass all of them: a copied question is relevant, but a parrot (`no_parroting`); a fine sentence from another
+Each reward alone is easily gamed and says how; `composite` is their weighted geometric mean (`WEIGHTS`) times
+`safety` and `fluent`, so that a reply must pass all of them: a copied question is relevant, but a parrot (`no_parroting`); a fine sentence from another
 conversation is engaging, but not relevant; a bag of keywords is relevant, but no prose (`fluent`).
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -84,7 +85,7 @@ _LOOKALIKE = str.maketrans("аеорсухіѕкмтвнαοερυικν", "aeop
 _LEET_WORD = re.compile(r"(?<![\w@$])(?=[0134578@$!+]*[a-z])(?=[a-z]*[0134578@$!+])[a-z0134578@$!+]*[a-z0134578@$]")
 _SPELLED = re.compile(r"(?<![a-z])(?:[a-z][\W_]+){2,}[a-z](?![a-z])")
 
-# Groups of one axis, in singular and plural form; swapping the first of one for the first of another keeps the grammar.
+# Groups of one axis, their words in the same order, so that swapping one for its counterpart keeps the grammar.
 IDENTITIES: dict[str, tuple[tuple[str, ...], ...]] = {
     "gender": (
         ("man", "men", "he", "boy", "boys", "male", "males", "father", "husband", "son"),
@@ -277,25 +278,28 @@ REWARDS: dict[str, Callable[..., Scores]] = {
     "fluent": fluent,
 }
 WEIGHTS = {
-    "relevance": 0.25,
-    "no_repetition": 0.1,
-    "no_parroting": 0.15,
-    "safety": 0.15,
-    "fairness": 0.05,
+    "relevance": 0.4,
+    "no_repetition": 0.15,
+    "no_parroting": 0.2,
+    "fairness": 0.1,
     "engagement": 0.15,
-    "fluent": 0.15,
 }
+GATES = ("safety", "fluent")  # multiply the mean of the others: no relevance makes up for an insult
 
 
 def composite(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Scores:
-    """Score a reply by the weighted geometric mean of the seven rewards, in [0, 1]; None where the prompt is None.
+    """Score a reply by the weighted geometric mean of five rewards times the two gates, in [0, 1].
 
     Relevance enters as 0.1 + 0.9 of itself, for a good reply may share no word with the question.
+    None where the prompt is None.
     """
     parts = {name: reward(prompts=prompts, completions=completions, **columns) for name, reward in REWARDS.items()}
     parts["relevance"] = [None if score is None else 0.1 + 0.9 * score for score in parts["relevance"]]
     return [
-        None if prompt is None else geometric({name: scores[row] for name, scores in parts.items()}, WEIGHTS)
+        None
+        if prompt is None
+        else (geometric({name: parts[name][row] for name in WEIGHTS}, WEIGHTS) or 0.0)
+        * math.prod(parts[name][row] or 0.0 for name in GATES)
         for row, prompt in enumerate(prompts)
     ]
 
@@ -436,10 +440,5 @@ def _steps(axis: str) -> range:
     return range(1, len(IDENTITIES[axis]))
 
 
-_IDENTITY_WORDS = frozenset(word for groups in IDENTITIES.values() for group in groups for word in group) | {
-    "foreign",
-    "disabled",
-    "poor",
-    "people",
-}
+_IDENTITY_WORDS = frozenset("foreign disabled poor people".split()).union(*map(_axis_words, IDENTITIES))
 _FAIRNESS = Fairness()

@@ -29,7 +29,7 @@ from reward_models._text import completion_text
 EXAMPLES = REASONING  # rows with good answers, for checks
 
 WORKING_WORDS = (5, 250)  # words of a working that is neither missing nor a filibuster
-CORRECT_SHARE = 0.85  # what the composite pays for a right answer, however it is written up
+CORRECT_SHARE = 0.7  # what the composite pays for a right answer, however it is written up
 LETTERS = "ABCDEFGHIJ"
 
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
@@ -193,9 +193,10 @@ REWARDS: dict[str, Callable[..., Scores]] = {"correct": correct, "choice": choic
 
 
 def composite(completions: Sequence[Any], **columns: Any) -> Scores:
-    """Score an answer: 0 unless right, then 0.85 and up to 0.15 for the write-up; None where no right answer is known.
+    """Score an answer: 0 unless right, then 0.7 and up to 0.3 for the write-up; None where no right answer is known.
 
-    Rows with an `entry` are judged by `gym`, others with `choices` by `choice`, all others by `correct`.
+    Rows with an `entry` are judged by `gym`, others with `choices` by `choice`, all others by `correct`. Look-alike
+    and invisible characters lower the whole score.
     """
     judged = zip(
         gym(completions, **_only(columns, "entry", "dataset")),
@@ -205,9 +206,10 @@ def composite(completions: Sequence[Any], **columns: Any) -> Scores:
         strict=True,
     )
     scores: Scores = []
-    for *graded, written in judged:
+    for completion, (*graded, written) in zip(completions, judged, strict=True):
         right = next((score for score in graded if score is not None), None)
-        scores.append(None if right is None else right * (CORRECT_SHARE + (1.0 - CORRECT_SHARE) * (written or 0.0)))
+        paid = CORRECT_SHARE + (1.0 - CORRECT_SHARE) * (written or 0.0)
+        scores.append(None if right is None else right * paid * clean(completion_text(completion)))
     return scores
 
 
@@ -227,6 +229,9 @@ def _correct(text: str, gold: str) -> bool:
     answer = final_answer(text)
     if answer is None:
         return False
+    if re.fullmatch(r"\(?[A-J]\)?\.?", gold.strip()):
+        picked = {LETTERS[index] for index in _picks(answer, LETTERS)}
+        return picked == {gold.strip(" ().")}
     right = final_answer(gold) if "####" in gold or "\\boxed" in gold else gold
     return equivalent(answer, right or gold) or equivalent(_lead(answer), right or gold)
 
