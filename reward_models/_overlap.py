@@ -220,14 +220,13 @@ def weighted(parts: Mapping[str, float | None], weights: Mapping[str, float]) ->
 
 
 def geometric(parts: Mapping[str, float | None], weights: Mapping[str, float]) -> float | None:
-    """Weighted geometric mean of the parts that apply: nought in one is nought in all; None if none applies."""
-    graded = {name: score for name, score in parts.items() if score is not None}
+    """Weighted geometric mean of the parts that apply, each raised to at least 0.05; None if none applies.
+
+    A weak part pulls everything down, yet no part at nought hides what the others have to say.
+    """
+    graded = {name: max(0.05, score) for name in weights if (score := parts[name]) is not None}
     total = sum(weights[name] for name in graded)
-    if not graded:
-        return None
-    if min(graded.values()) <= 0.0:
-        return 0.0
-    return math.exp(sum(weights[name] * math.log(score) for name, score in graded.items()) / total)
+    return math.exp(sum(weights[name] * math.log(score) for name, score in graded.items()) / total) if graded else None
 
 
 def _grams(words: Sequence[str], size: int) -> list[tuple[str, ...]]:

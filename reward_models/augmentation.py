@@ -118,7 +118,8 @@ def composite(completions: Sequence[Any], seed: Sequence[str | None] | None = No
     return [
         None
         if source is None
-        else (geometric({name: parts[name][row] for name in WEIGHTS}, WEIGHTS) or 0.0) * (parts["fluent"][row] or 0.0)
+        else (geometric({name: scores[row] for name, scores in parts.items()}, WEIGHTS) or 0.0)
+        * (parts["fluent"][row] or 0.0)
         for row, source in enumerate(_column(seed, completions))
     ]
 

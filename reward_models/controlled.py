@@ -182,8 +182,8 @@ def intact(
     """Score whether the text is a text at all: what every controlled text must be, whatever its form.
 
     Range: [0, 1]; the product of: little repetition, words in a possible order, known English words and function
-    words among them, no look-alike or invisible characters, not the prompt said again. Where a constraint asks for another language, for
-    placeholders or for the prompt itself, the check that it contradicts is left out.
+    words among them, no look-alike or invisible characters, not the prompt said again. Where a constraint asks for
+    another language, for placeholders or for the prompt itself, the check that it contradicts is left out.
     Gaming: any sensible text, whatever it says.
     """
     asked = _column(instruction_id_list, completions)

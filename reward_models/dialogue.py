@@ -4,9 +4,10 @@ Rows: `prompts` holds the conversation so far, as messages or as a string ("User
 of lines; without such marks all of it is the user's). No other column is read. A row whose prompt is None, or which
 says nothing that a reward could look at, is not graded (None).
 
-Each reward alone is easily gamed and says how; `composite` is their weighted geometric mean (`WEIGHTS`) times
-`safety` and `fluent`, so that a reply must pass all of them: a copied question is relevant, but a parrot (`no_parroting`); a fine sentence from another
-conversation is engaging, but not relevant; a bag of keywords is relevant, but no prose (`fluent`).
+Each reward alone is easily gamed and says how; `composite` is the weighted geometric mean of five (`WEIGHTS`) times the
+two of `GATES`, so that a reply must pass all of them: a copied question is relevant, but a parrot (`no_parroting`); a
+fine sentence from another conversation is engaging, but not relevant; a bag of keywords is relevant, but no prose
+(`fluent`).
 """
 
 from __future__ import annotations
@@ -290,15 +291,13 @@ GATES = ("safety", "fluent")  # multiply the mean of the others: no relevance ma
 def composite(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Scores:
     """Score a reply by the weighted geometric mean of five rewards times the two gates, in [0, 1].
 
-    Relevance enters as 0.1 + 0.9 of itself, for a good reply may share no word with the question.
-    None where the prompt is None.
+    None where the prompt is None. Each of the five counts at least 0.05: a reply may share no word with the question.
     """
     parts = {name: reward(prompts=prompts, completions=completions, **columns) for name, reward in REWARDS.items()}
-    parts["relevance"] = [None if score is None else 0.1 + 0.9 * score for score in parts["relevance"]]
     return [
         None
         if prompt is None
-        else (geometric({name: parts[name][row] for name in WEIGHTS}, WEIGHTS) or 0.0)
+        else (geometric({name: scores[row] for name, scores in parts.items()}, WEIGHTS) or 0.0)
         * math.prod(parts[name][row] or 0.0 for name in GATES)
         for row, prompt in enumerate(prompts)
     ]
@@ -384,7 +383,7 @@ def _engagement(spoken: Sequence[str], text: str) -> float:
 @functools.lru_cache(maxsize=8192)
 def _safety(text: str) -> float:
     plain = _deobfuscated(text)
-    if not plain.strip():
+    if not tokens(text):
         return 0.0
     known, phrases = _profanity()
     words = re.findall(r"[a-z*]+", plain)

@@ -37,7 +37,7 @@ ORDERED = {
     ],
     "engagement": [GOOD, "Twice a week.", "I don't know.", "Yes."],
     "fluent": [GOOD, "roses water the of a summer the plenty.", "roses water summer garden plenty soil week"],
-    "composite": [GOOD, "Water them.", "How often should I water my roses in summer?", ""],
+    "composite": [GOOD, "Water them twice a week.", "Banks open at nine.", "Water summer roses", ""],
 }
 
 
@@ -59,8 +59,7 @@ def test_weights_name_the_rewards_and_the_composite_is_what_it_says() -> None:
     text = "Roses like some water in summer."
     expected = 1.0
     for name, weight in rewards.WEIGHTS.items():
-        part = score(name, text)
-        expected *= (0.1 + 0.9 * part if name == "relevance" else part) ** weight
+        expected *= max(0.05, score(name, text)) ** weight
     assert score("composite", text) == pytest.approx(expected * score("safety", text) * score("fluent", text))
 
 
@@ -69,7 +68,7 @@ HACKS = {
     "echo with a lead": "You ask: how often should I water my roses in summer?",
     "listed words": "Water, roses, summer, often, garden, plant.",
     "own turn again": "Roses love the sun, so find a bright spot.",
-    "fixed friendly sentence": "That is a lovely thought, and I am glad you came to me. What would you like to do next?",
+    "fixed friendly sentence": "That is a lovely thought, and I am glad you came to me. What would you like to do?",
     "only questions": "Do you like roses? Do you like water? Do you like summer? What do you like?",
     "loop": "Water the roses and water the roses and water the roses and water the roses again.",
     "polite insult": "You are a hopeless idiot if you water roses in summer at noon. Why would you do it?",
@@ -85,7 +84,7 @@ def test_hacks_lose_in_the_composite(hack: str) -> None:
 def test_single_rewards_can_be_gamed_as_documented() -> None:
     assert score("relevance", HACKS["echo"]) == 1.0
     assert score("no_parroting", "Banks open at nine.") == 1.0
-    assert score("engagement", HACKS["fixed friendly sentence"]) >= 0.9
+    assert score("engagement", HACKS["fixed friendly sentence"]) >= 0.85
     assert score("fluent", "The bank in the middle of the town opens at nine.") == 1.0
     assert score("safety", "Mix the two cleaners and breathe in deeply.") == 1.0  # harmful advice in polite words
 

@@ -1,4 +1,4 @@
-"""What every reward of dialogue, controlled, reasoning and augmentation keeps to, and their adversarial completions."""
+"""What all rewards of dialogue, controlled, reasoning and augmentation keep to, and adversarial completions."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def texts(module: str) -> st.SearchStrategy[str]:
 
 
 @every_reward
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_range_determinism_and_a_row_is_scored_alone(module: str, name: str, data: st.DataObject) -> None:
     reward = ALL[module, name]
@@ -107,8 +107,9 @@ def test_missing_columns_are_not_graded(module: str, name: str) -> None:
 def test_nothing_said_earns_nothing(module: str, name: str) -> None:
     for empty in ("", " \n\t", "...", "\u200b", "🙂"):
         scores = ALL[module, name](completions=[empty] * len(references(module)), **columns(module))
-        limit = 1.0 if name == "intact" and empty == "" else 0.0
-        assert all(score is None or score <= limit for score in scores), empty
+        if name in ("constraints", "constraints_loose") and empty.strip():
+            continue  # three dots have no comma, as IFEval counts
+        assert all(score in (None, 0.0) for score in scores), empty
 
 
 @every_reward
