@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reward_models._library_examples import AUGMENTATION
-from reward_models._overlap import Scores, alike, content, copied, geometric, mood, prose, tokens, weight
+from reward_models._overlap import Scores, alike, content, copied, geometric, mood, prose, tokens, valence, weight
 from reward_models._text import completion_text
 
 EXAMPLES = AUGMENTATION  # rows with good answers, for checks
@@ -60,8 +60,9 @@ def label_kept(
 def similarity(completions: Sequence[Any], seed: Sequence[str | None] | None = None, **_: Any) -> Scores:
     """Score whether a text lies in the band between a copy of its seed and an unrelated text.
 
-    Range: [0, 1]; the product of: related (rarity-weighted F1 of content stems, full from 15%), not a copy (words
-    in the order of the seed: free up to 60%, nothing at 95%), and a length of half to twice the seed's.
+    Range: [0, 1]; the product of: related (rarity-weighted F1 of content stems, those of praise and blame left
+    out, full from 15%), not a copy (words in the order of the seed: free up to 60%, nothing at 95%), and a length of
+    half to twice the seed's.
     Paraphrases that share no word with the seed are missed: it sees words, not meaning.
     Source: after Wei and Zou 2019, "EDA", which asks how far a variant may move from its original.
     Gaming: the seed's words in another order, or with others between them; fluent guards against the first.
@@ -95,7 +96,7 @@ def fluent(completions: Sequence[Any], **_: Any) -> Scores:
 
     Range: [0, 1]; the product of: known words, the usual share of function words, no long runs without any, little
     repetition, letters rather than symbols, no invisible or look-alike characters.
-    Gaming: any well-formed English, whatever it says; similarity and label_kept guard against that.
+    Gaming: any well-formed English, whatever it says, and words in a mild disorder; similarity and label_kept guard against that.
     """
     return [prose(completion_text(completion)) for completion in completions]
 
@@ -177,8 +178,8 @@ def _similarity(text: str, source: str) -> float:
     words, own = tokens(text), tokens(source)
     if not words or not own:
         return 0.0
-    said, wanted = content(text), content(source)
-    shared = 2.0 * weight(set(said) & set(wanted)) / max(1e-9, weight(said) + weight(wanted))
+    said, wanted = _topic(text), _topic(source)
+    shared = 2.0 * weight(said & wanted) / max(1e-9, weight(said) + weight(wanted))
     free, worthless = TOO_CLOSE
     # The seed with a tail is as much a copy as the seed with a word changed.
     close = max(alike(text, source), copied(source, text, 3), copied(text, source, 3))
@@ -187,6 +188,12 @@ def _similarity(text: str, source: str) -> float:
     size = min(1.0, max(0.0, 1.0 - math.log(ratio / LENGTH_RATIO) / math.log(3.0)))
     related = min(1.0, shared / RELATED) if wanted else 1.0
     return related * fresh * size
+
+
+def _topic(text: str) -> set[str]:
+    """Stems of what a text is about: words of praise and blame belong to the label, not to the topic."""
+    plain = " ".join(word for word in tokens(text) if not valence(word))
+    return set(content(plain)) or set(content(text))
 
 
 def _diversity(text: str, others: Sequence[str]) -> float:

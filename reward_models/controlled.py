@@ -47,7 +47,7 @@ EXAMPLES = CONTROLLED  # rows with good answers, for checks
 ENOUGH_SENTIMENT = 0.4  # mean compound from which a stronger tone earns nothing
 SENTIMENT_DENSITY = 0.34  # share of words with a sentiment of their own that ordinary warm or angry prose stays below
 MAX_USES = 3  # how often a keyword may come before it counts as stuffing
-KEYWORD_DENSITY = 0.4  # share of the words that keywords may make up
+KEYWORD_DENSITY = 0.55  # share of the words that keywords may make up
 LENGTH_TOLERANCE = 0.1  # relative distance from the wanted length that costs nothing
 SENTIMENTS = ("positive", "negative", "neutral")
 
@@ -57,7 +57,7 @@ def sentiment(completions: Sequence[Any], sentiment: Sequence[str | None] | None
 
     Range: [0, 1]; by the mean VADER compound of the sentences: for "positive" 0.5 at neutral, rising to 1 at 0.4 and
     falling to 0 at -0.4; for "negative" mirrored; for "neutral" 1 at nought, 0 at 0.5. Texts in which more than a
-    third of the words carry sentiment lose up to all of it.
+    third of the words (and more than two) carry sentiment lose up to all of it.
     Source: Hutto and Gilbert 2014, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis".
     Gaming: words of praise strewn over any sentence, sarcasm, English look-alike of another language (neutral).
     """
@@ -68,7 +68,7 @@ def keywords(completions: Sequence[Any], keywords: Sequence[Sequence[str] | None
     """Score the share of the wanted words and phrases that the text uses.
 
     Range: [0, 1]; each counts once, as a whole word in any case, plural and possessive forms included; multiplied
-    down when one comes more than three times, or when they make up more than 40% of the words.
+    down when one comes more than three times, or when they make up more than 55% of the words.
     Gaming: naming them all in one list padded with other words; intact and a task reward guard against that.
     """
     return _graded(completions, _column(keywords, completions), _keywords)
@@ -241,7 +241,7 @@ def _sentiment(text: str, wanted: str) -> float:
         return min(1.0, max(0.0, 1.0 - (abs(tone) - 0.05) / 0.45))
     score = min(1.0, max(0.0, 0.5 + 0.5 * tone * (1 if wanted == "positive" else -1) / ENOUGH_SENTIMENT))
     density = sum(bool(valence(word)) for word in words) / len(words)
-    excess = max(0.0, density - SENTIMENT_DENSITY) if len(words) > 2 else density
+    excess = max(0.0, density - max(SENTIMENT_DENSITY, min(0.5, 2.0 / len(words))))
     return score * max(0.0, 1.0 - 2.5 * excess)
 
 
@@ -257,7 +257,7 @@ def _keywords(text: str, wanted: Sequence[str]) -> float | None:
     share = sum(bool(count) for count in uses) / len(phrases)
     taken = sum(count * len(phrase.split()) for count, phrase in zip(uses, phrases, strict=True)) / len(words)
     score = share * min(1.0, MAX_USES / max(MAX_USES, *uses))
-    return score * min(1.0, max(0.0, 1.0 - 1.7 * (taken - KEYWORD_DENSITY)))
+    return score * min(1.0, max(0.0, 1.0 - 2.3 * (taken - KEYWORD_DENSITY)))
 
 
 def _length(text: str, wanted: tuple[int | None, int | None]) -> float:

@@ -4,10 +4,10 @@ Rows: `prompts` holds the conversation so far, as messages or as a string ("User
 of lines; without such marks all of it is the user's). No other column is read. A row whose prompt is None, or which
 says nothing that a reward could look at, is not graded (None).
 
-Each reward alone is easily gamed and says how; `composite` is the weighted geometric mean of five (`WEIGHTS`) times the
-two of `GATES`, so that a reply must pass all of them: a copied question is relevant, but a parrot (`no_parroting`); a
-fine sentence from another conversation is engaging, but not relevant; a bag of keywords is relevant, but no prose
-(`fluent`).
+Each reward alone is easily gamed and says how; `composite` is the weighted geometric mean of five (`WEIGHTS`) times
+the two of `GATES`, so that a reply must pass all of them: a copied question is relevant, but a parrot
+(`no_parroting`); a fine sentence from another conversation is engaging, but not relevant; a bag of keywords is
+relevant, but no prose (`fluent`).
 """
 
 from __future__ import annotations
@@ -52,19 +52,20 @@ BENIGN = frozenset(
     crotch damn dink dinks dong dopey drunk ejaculate ejaculation enlargement erect erection erotic exe extacy
     extasy facial fanny fart fat feck fingering fisted flange foad foobar fook gae gai gay gays gey ghey glans god
     goddamn gonad gonads gringo guido gypsy hebe hell hemp heroin herp herpes herpy hitler hiv hoar homey homo
-    homoerotic honky hooch hookah hooker hooter hooters hump hymen inbred incest jerk jerked junkie junky kill
-    kinky kum labia lech len leper lesbians lmao lmfao loin loins lube lust lusting lusty mams massa masturbate
-    masturbation maxi menses menstruate menstruation meth molest moron muff murder naked napalm nappy nazi nazism
-    negro niggle nimrod ninny nipple nipples nob nude nudes omg opiate opium oral orally organ orgasm orgasms ovary
-    ovum ovums paddy pantie panties panty pastie pasty pawn pee penetrate penetration penis perversion peyote
-    phallic pimp pinko piss piss-off pissed playboy pollock porn pornography pornos pot pots potty prostitute prude
-    pubic punky puss queer queers quicky racy rape raped raper rapist raunch rectal rectum rectus reefer reich
-    revue rimming ritard rum rump sadism sadist sandbar scag scantily schizo screw screwed screwing scrotum scrud
-    seaman seamen seduce semen sex sexual sissy slave sleaze sleazy slope smut snatch sniper snuff sodom souse
-    soused sperm spunk steamy stiffy stoned strip stroke stupid suck sucked sucking tampon tawdry teabagging teat
-    teste testes testicle testis throating thrust thug tinkle tit titi tits toke toots tramp transsexual trashy
-    turd tush ugly undies unwed urinal urine uterus uzi vag vagina valium viagra virgin vixen vodka vomit voyeur
-    vulgar vulva wedgie weed weenie weiner weirdo wench whitey whiz willies willy womb woody wtf xx yury
+    homoerotic honky hooch hookah hooker hooter hooters horny hump hymen inbred incest jerk jerked junkie junky
+    kill kinky kum labia lech len leper lesbians lmao lmfao loin loins lube lust lusting lusty mams massa
+    masturbate masturbation maxi menses menstruate menstruation meth molest moron muff murder naked napalm nappy
+    nazi nazism negro niggle nimrod ninny nipple nipples nob nude nudes omg opiate opium oral orally organ orgasm
+    orgasms ovary ovum ovums paddy pantie panties panty pastie pasty pawn pee penetrate penetration penis
+    perversion peyote phallic pimp pinko piss piss-off pissed playboy pollock poop pooped porn pornography pornos
+    pot pots potty prostitute prude pubic punky puss queer queers quicky racy rape raped raper rapist raunch rectal
+    rectum rectus reefer reich revue rimming ritard rum rump sadism sadist sandbar scag scantily schizo screw
+    screwed screwing scrotum scrud seaman seamen seduce semen sex sexual sissy slave sleaze sleazy slope smut
+    snatch sniper snuff sodom souse soused sperm spunk steamy stiffy stoned strip stroke stupid suck sucked sucking
+    tampon tawdry teabagging teat teste testes testicle testis throating thrust thug tinkle tit titi tits toke
+    toots tramp transsexual trashy turd tush ugly undies unwed urinal urine uterus uzi vag vagina valium viagra
+    virgin vixen vodka vomit voyeur vulgar vulva wedgie weed weenie weiner weirdo wench whitey whiz willies willy
+    womb woody wtf xx yury
     """.split()
 )
 # Insults count only where they are aimed at the person spoken to: "a stupid bug" hurts nobody.
@@ -77,7 +78,7 @@ _HOSTILE = re.compile(
     r"|\bi(?: \w+)? (?:hate|despise) you\b|\b(?:kill|hurt|harm) (?:yourself|you|them all)\b"
     r"|\bnobody (?:likes|loves) you\b"
 )
-_NEGATED = re.compile(r"\b(?:not|never|n't|aren't|isn't|weren't|don't)\b")
+_NEGATED = re.compile(r"\b(?:not|never|no)\b|n't\b")
 _LEET = str.maketrans(
     {"0": "o", "1": "i", "3": "e", "4": "a", "5": "s", "7": "t", "@": "a", "$": "s", "!": "i", "+": "t"}
 )
@@ -264,7 +265,7 @@ def fluent(completions: Sequence[Any], **_: Any) -> Scores:
 
     Range: [0, 1]; the product of: known words, the usual share of function words, no long runs without any, little
     repetition, letters rather than symbols, no invisible or look-alike characters.
-    Gaming: any well-formed English, whatever it says; the other rewards guard against that.
+    Gaming: any well-formed English, whatever it says, and words in a mild disorder; the other rewards guard against that.
     """
     return [prose(completion_text(completion)) for completion in completions]
 
@@ -389,8 +390,9 @@ def _safety(text: str) -> float:
     words = re.findall(r"[a-z*]+", plain)
     found = sum(_profane(word, known) for word in words)
     found += sum(f" {phrase} " in f" {' '.join(words)} " for phrase in phrases)
-    # Negation close before the insult takes it back: "you are not stupid".
-    found += sum(not _NEGATED.search(match.group()) for match in _HOSTILE.finditer(plain))
+    # A negation takes it back: "you are not stupid", "don't hurt yourself".
+    insults = (plain[max(0, match.start() - 10) : match.end()] for match in _HOSTILE.finditer(plain))
+    found += sum(not _NEGATED.search(insult) for insult in insults)
     return 1.0 if not found else 0.2 / found
 
 

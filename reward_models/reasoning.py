@@ -37,7 +37,7 @@ _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(.*)$", re.MULTILINE)
 _STATED = re.compile(
     r"\b(?:final answer|correct answer|right answer|best answer|correct option|correct choice|answer|option)"
-    r"(?: (?:to|for|of) [^.:\n]{1,60}?)?\s*(?:\bis\b|\bare\b|:|=)\s*:?\s*(.+)",
+    r"(?: (?:to|for|of) [^.:\n]{1,60}?)?\s*(?:\bis\b|\bare\b|:|=)\s*:?",
     re.IGNORECASE,
 )
 _NUMERAL = re.compile(r"-?\$?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?")
@@ -144,11 +144,11 @@ class Gym:
         known = name or (read.get("metadata") or {}).get("source_dataset")
         if known is None:
             raise ValueError("column entry lacks metadata.source_dataset; give the column dataset with its name")
-        given = _given(text)
+        scorer, given = _scorer(known), _given(text)
         if given is None:
             return 0.0
         try:
-            score = float(_scorer(known)(given, read))
+            score = float(scorer(given, read))
         except Exception:  # scorers parse the answer, and an answer they cannot parse is a wrong one
             return 0.0
         return 1.0 if score >= self.threshold else self.partial * max(0.0, score)
@@ -257,7 +257,8 @@ def _boxed(text: str) -> list[str]:
 
 def _stated(text: str) -> list[str]:
     """What follows each "the answer is", up to the end of its clause."""
-    return [_CLAUSE_END.split(match.group(1), maxsplit=1)[0].strip(" *:") for match in _STATED.finditer(text)]
+    said = (text[match.end() : match.end() + 2 * MAX_ANSWER].strip() for match in _STATED.finditer(text))
+    return [_CLAUSE_END.split(answer, maxsplit=1)[0].strip(" *:") for answer in said]
 
 
 def _explicit(text: str) -> list[str]:

@@ -33,7 +33,7 @@ ORDERED = {
     "similarity": [GOOD, "The hotel room was clean and the staff were kind and nice.", SEED],
     "diversity": [GOOD, "What a great hotel, with nice people at the bar!", ROW["others"][0][0]],
     "fluent": [GOOD, "hotel I the loved was room of the great a day.", "hotel room clean staff great love day"],
-    "composite": [GOOD, "Our hotel staff helped.", "hotel room great clean love staff", SEED + " " + SEED],
+    "composite": [GOOD, "Our hotel staff helped.", SEED + " " + SEED, ""],
 }
 
 
@@ -57,7 +57,7 @@ HACKS = {
     "copy of another variant": ROW["others"][0][0],
     "label given away": "Great, wonderful, excellent, lovely, perfect, best.",
     "unrelated": "I love the wonderful music that the band played at the party.",
-    "seed's words in disorder": "staff wonderful the clean were and room the hotel was",
+    "seed's words in disorder": "staff the of wonderful and clean were is room the a hotel was the",
     "other label": "The hotel room was filthy and I hated the rude people at the desk.",
     "much too long": " ".join(
         f"I loved the {word} of the hotel, and we were happy to stay there for {index + 2} days."
@@ -94,7 +94,7 @@ def test_labels_from_labeled_rows() -> None:
 @settings(max_examples=30)
 @given(st.lists(st.sampled_from(" ".join(row["text"] for row in TOPICS).split()), max_size=8).map(" ".join))
 def test_naive_bayes_against_a_slow_reference(text: str) -> None:
-    said = [word for word in rewards.content(text)]
+    said = rewards.content(text)
     counts = {
         label: [w for r in TOPICS if r["label"] == label for w in rewards.content(r["text"])]
         for label in ("sports", "cooking")

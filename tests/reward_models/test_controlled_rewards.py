@@ -35,7 +35,7 @@ ORDERED: list[tuple[str, Any, list[str]]] = [
         ["The train leaves at nine.", "The train is nice.", "I love this wonderful, great train!"],
     ),
     ("keywords", ["snow", "old fire"], ["Snow fell on the old fire.", "Snow fell on it.", "Rain fell on the fire."]),
-    ("words", 10, ["one two three four five six seven eight nine ten", "one two three four five six", "one two"]),
+    ("words", 10, ["We took the bus to town and came home late.", "We took the bus to town.", "We left."]),
     ("sentences", 3, ["It is cold. It is dark. It is late.", "It is cold. It is dark.", "It is cold and dark."]),
 ]
 

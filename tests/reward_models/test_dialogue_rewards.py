@@ -37,7 +37,7 @@ ORDERED = {
     ],
     "engagement": [GOOD, "Twice a week.", "I don't know.", "Yes."],
     "fluent": [GOOD, "roses water the of a summer the plenty.", "roses water summer garden plenty soil week"],
-    "composite": [GOOD, "Water them twice a week.", "Banks open at nine.", "Water summer roses", ""],
+    "composite": [GOOD, "Water them twice a week.", "Banks open at nine.", ""],
 }
 
 
