@@ -92,10 +92,9 @@ class Worker:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._owner = 0
         self._process: subprocess.Popen[bytes] | None = None
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.__init__)  # type: ignore[misc]
+            os.register_at_fork(after_in_child=self._forget)
 
     def compare(self, gold: str, answer: str) -> bool:
         """Ask whether two expressions are equal; False where that cannot be found out in time."""
@@ -125,6 +124,11 @@ class Worker:
                 with contextlib.suppress(OSError):
                     if stream is not None:
                         stream.close()
+
+    def _forget(self) -> None:
+        """Leave the worker to the parent process: two askers on one pipe would read each other's answers."""
+        self._lock = threading.Lock()
+        self._process = None
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:

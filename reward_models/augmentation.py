@@ -96,7 +96,8 @@ def fluent(completions: Sequence[Any], **_: Any) -> Scores:
 
     Range: [0, 1]; the product of: known words, the usual share of function words, no long runs without any, little
     repetition, letters rather than symbols, no invisible or look-alike characters.
-    Gaming: any well-formed English, whatever it says, and words in a mild disorder; similarity and label_kept guard against that.
+    Gaming: any well-formed English, whatever it says, and words in a mild disorder; similarity and label_kept
+    guard against the first.
     """
     return [prose(completion_text(completion)) for completion in completions]
 
