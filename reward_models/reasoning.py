@@ -163,10 +163,9 @@ def gym(
     """Score whether reasoning-gym's own scorer calls the final answer right.
 
     Range: {0, 1}; 1 from a score of 0.99, for part marks below are given to wrong answers too (`make_gym` changes
-    both). The answer is read as by `final_answer`; a completion that states none counts as the answer itself, if it
-    is at most 20 lines long.
+    both). The answer is read as by `final_answer`; a completion that states none counts as the answer itself.
     Source: Stojanovski et al. 2025, "Reasoning Gym".
-    Gaming: what the scorer of the data set allows.
+    Gaming: what the scorer of the data set allows; that of game_of_life_halting 0.1.25 takes any text for right.
 
     Raises:
         ValueError: no or an unknown data set is named.
@@ -266,11 +265,11 @@ def _explicit(text: str) -> list[str]:
 
 
 def _given(text: str) -> str | None:
-    """The answer for a free-form scorer: a stated one, else the whole of a short completion."""
+    """The answer for a free-form scorer: a stated one, else the whole completion, for some answers fill a page."""
     if _explicit(text):
         return final_answer(text)
     stripped = text.strip()
-    return stripped if stripped and stripped.count("\n") < 20 and len(stripped) <= 10 * MAX_ANSWER else None
+    return stripped if stripped and len(stripped) <= MAX_READ else None
 
 
 def _key(gold: str, options: Sequence[str]) -> int:

@@ -232,6 +232,19 @@ def test_gym_uses_the_data_sets_scorer_and_pays_nothing_for_trying() -> None:
     assert named == [1.0]
 
 
+@pytest.mark.parametrize(
+    "name", ["chain_sum", "leg_counting", "word_sorting", "tower_of_hanoi", "syllogism", "countdown"]
+)
+def test_gym_on_real_items(name: str) -> None:
+    import reasoning_gym
+
+    items = list(reasoning_gym.create_dataset(name, size=2, seed=5))
+    bare = [item["answer"] for item in items]
+    assert rewards.gym(completions=bare, entry=items) == [1.0, 1.0]
+    assert rewards.gym(completions=[f"So:\n<answer>{answer}</answer>" for answer in bare], entry=items) == [1.0, 1.0]
+    assert rewards.gym(completions=["<answer>no idea</answer>"] * 2, entry=items) == [0.0, 0.0]
+
+
 def test_gym_names_what_is_missing() -> None:
     with pytest.raises(ValueError, match=r"lacks metadata\.source_dataset"):
         rewards.gym(completions=["1"], entry=[gym_entry(metadata={})])
