@@ -33,7 +33,7 @@ def equivalent(answer: str, gold: str) -> bool:
 
     Args:
         answer: what was extracted from a completion: a number, an expression, LaTeX or not, with or without a unit.
-        gold: the right answer in any such form; a unit counts only where both have one that differs in spelling.
+        gold: the right answer in any such form; units are not compared.
     """
     left, right = normalized(answer), normalized(gold)
     if not left or not right or len(left) > MAX_ANSWER or len(right) > 10 * MAX_ANSWER:
@@ -56,7 +56,7 @@ def normalized(text: str) -> str:
     """An answer without the decoration around it: dollars, final period, spaces, currency, Unicode signs."""
     text = unicodedata.normalize("NFKC", text).strip().translate(str.maketrans("−–×÷", "--*/"))
     text = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}", r"\1", text)
-    text = re.sub(r"\\[!,;: ]|\\left|\\right|\\displaystyle", "", text)
+    text = re.sub(r"(?<!\\)\\[!,;: ]|\\left|\\right|\\displaystyle", "", text)
     text = text.strip().strip("*`").removesuffix(".").strip()
     text = re.sub(r"^(?:\\\(|\\\[|\$)\s*|\s*(?:\\\)|\\\]|(?<!\\)\$)$", "", text)
     return re.sub(r"\s+", " ", re.sub(r"^(?:\\?[$€£])\s*", "", text)).strip().removesuffix(".")

@@ -257,7 +257,8 @@ def _boxed(text: str) -> list[str]:
 def _stated(text: str) -> list[str]:
     """What follows each "the answer is", up to the end of its clause."""
     said = (text[match.end() : match.end() + 2 * MAX_ANSWER].strip() for match in _STATED.finditer(text))
-    return [_CLAUSE_END.split(answer, maxsplit=1)[0].strip(" *:") for answer in said]
+    answers = (_CLAUSE_END.split(answer, maxsplit=1)[0].strip(" *:") for answer in said)
+    return ["" if answer.lower().startswith("not ") else answer for answer in answers]
 
 
 def _explicit(text: str) -> list[str]:
@@ -301,6 +302,8 @@ def _chosen(text: str, options: Sequence[str]) -> int | None:
 def _picks(text: str, options: Sequence[str]) -> frozenset[int]:
     """Numbers of all options that a statement names, by letter or, where it names no letter, by text."""
     # "A" and "I" open sentences, so that in a long text a letter needs a bracket or a stop to be an option.
+    if re.fullmatch(r"\W*[a-j]\W*", text):
+        text = text.upper()
     pattern = _LETTER if len(text) <= 12 else _OPTION
     letters = {LETTERS.index(letter) for letter in pattern.findall(text)}
     letters = {index for index in letters if index < len(options)}
