@@ -24,7 +24,7 @@ _FRACTION = re.compile(r"([+-]?)\\[dt]?frac\{?(\d+)\}?\{?(\d+)\}?|([+-]?\d+)/(\d
 # Texts that would keep a computer algebra system busy rather than state an answer.
 _BOMB = re.compile(r"(?:\*\*|\^)\s*\{?\(?\s*-?\d{4,}|(?:(?:\*\*|\^)[^+\-]*){3}|\d{4,}\)?\s*!|\d{60,}|!\s*!")
 _SEVERAL = re.compile(r",(?!\d{3}\b)|;|\b(?:or|and)\b", re.IGNORECASE)
-_UNITS = re.compile(r"(?<=\d)\s*[A-Za-z][A-Za-z ./]*$")
+_UNITS = re.compile(r"(?<=\d)\s*[A-Za-z]{2}[A-Za-z ./]*$")  # one letter alone may be a variable
 
 
 @functools.lru_cache(maxsize=1 << 14)

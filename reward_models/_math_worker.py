@@ -27,12 +27,9 @@ def main() -> None:
     for line in sys.stdin:
         gold, answer = json.loads(line)
         try:
-            # The parser reads LaTeX between dollars, numbers and plain expressions without; both forms are tried.
-            equal = any(
-                verify(parse(form.format(gold), parsing_timeout=None), read, timeout_seconds=None)
-                for form in ("{}", "${}$")
-                if (read := parse(form.format(answer), parsing_timeout=None))
-            )
+            # Between dollars it is read as LaTeX, whole; without, the parser would pick a number out of it.
+            read = parse(f"${answer}$", parsing_timeout=None)
+            equal = bool(read) and verify(parse(f"${gold}$", parsing_timeout=None), read, timeout_seconds=None)
         except Exception:
             equal = False
         sys.stdout.write(f"{int(equal)}\n")

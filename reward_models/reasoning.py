@@ -238,7 +238,7 @@ def _correct(text: str, gold: str) -> bool:
 def _lead(answer: str) -> str:
     """An answer without the words before and after its only numeral: "about 16 oranges" gives 16."""
     numerals = _NUMERAL.findall(answer)
-    plain = len(numerals) == 1 and len(answer) <= 60 and not re.search(r"[\\^=*/+{}]", answer)
+    plain = len(numerals) == 1 and len(answer) <= 60 and not re.search(r"[\\^=*/+{}]|\d[A-Za-z]\b", answer)
     return numerals[0] if plain else answer
 
 

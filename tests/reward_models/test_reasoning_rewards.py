@@ -85,6 +85,10 @@ def test_equal_answers(answer: str, gold: str) -> None:
         ("2 or 3", "3"),
         ("1, 2, 3, 4, 5, 6", "6"),
         ("x+1", "x+2"),
+        ("x + 1", "1"),
+        ("5x", "5"),
+        ("room 3", "3"),
+        ("a 3", "b 3"),
         ("blue", "red"),
         ("12", "1,2"),
         ("-5", "5"),
@@ -133,7 +137,7 @@ def test_a_worker_that_hangs_or_dies_costs_one_comparison(monkeypatch: pytest.Mo
     assert worker.compare("x+1", "1+x")
     monkeypatch.setattr(_math, "TIMEOUT", 0.5)
     start = time.monotonic()
-    assert not worker.compare("3", "9**9**9**9**9")
+    assert not worker.compare("3", "9^{9^{9^{9^{9}}}}")
     assert time.monotonic() - start < 10.0
     assert worker._process is None
     worker.stop()
@@ -161,6 +165,7 @@ HACKS = {
     "empty box": r"\boxed{}",
     "empty hashes": "240\n####",
     "range": "The answer is between 200 and 300.",
+    "variable": "The answer is 240x.",
     "negated": "The answer is not 240.",
     "the words": "the right answer",
     "the prompt": "How many eggs does he get in 4 weeks?",
