@@ -3,6 +3,6 @@
 docs/rewards/sandbox.md says what is guaranteed where, and what is not.
 """
 
-from reward_models.sandbox._pool import Result, Sandbox, SandboxUnavailable, available_isolation
+from reward_models.sandbox._pool import CallError, Result, Sandbox, SandboxUnavailable, available_isolation
 
-__all__ = ["Result", "Sandbox", "SandboxUnavailable", "available_isolation"]
+__all__ = ["CallError", "Result", "Sandbox", "SandboxUnavailable", "available_isolation"]

@@ -1,4 +1,4 @@
-"""The process that runs what a model wrote. It holds the program and the arguments of calls, never an expected value."""
+"""The process that runs what a model wrote. It holds the program and arguments of calls, never an expected value."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def serve(program: str, name: str, requests: int, responses: int) -> None:
     Args:
         program: Python source.
         name: the program's `__name__`.
-        requests, responses: descriptors to read from and to write to.
+        requests: descriptor that they come from.
+        responses: descriptor for the answers.
     """
     module = types.ModuleType(name)
     sys.modules[name] = module

@@ -25,10 +25,12 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_
 _MOUNT_SETATTR = 442  # the same number on every architecture, like all system calls since Linux 5.1
 _AT_RECURSIVE, _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 0x8000, 1, 2, 4
 
+_PIVOT_ROOT, _CAPSET = (155, 41), (126, 91)
+
 # Architecture in the filter's words, then numbers of the system calls that are refused (kernel tables).
 _X86_64 = 0xC000003E
 _AARCH64 = 0xC00000B7
-_DENIED = {
+_DENIED: dict[str, tuple[int | None, int | None]] = {
     # name: (x86-64, ARM64), None where the architecture lacks it
     "socket": (41, 198),
     "connect": (42, 203),
@@ -55,7 +57,7 @@ _DENIED = {
     "pidfd_getfd": (438, 438),
     "mount": (165, 40),
     "umount2": (166, 39),
-    "pivot_root": (155, 41),
+    "pivot_root": _PIVOT_ROOT,
     "chroot": (161, 51),
     "open_tree": (428, 428),
     "move_mount": (429, 429),
@@ -111,8 +113,7 @@ _DENIED = {
     "move_pages": (279, 239),
 }
 _FORK, _CLONE, _CLONE3 = (57, None), (56, 220), (435, 435)
-_PRLIMIT64, _SOCKETPAIR, _CAPSET = (302, 261), (53, 199), (126, 91)
-_PIVOT_ROOT = _DENIED["pivot_root"]
+_PRLIMIT64, _SOCKETPAIR = (302, 261), (53, 199)
 _AF_UNIX = 1
 
 _RET_ALLOW, _RET_ERRNO, _RET_KILL = 0x7FFF0000, 0x00050000, 0x80000000

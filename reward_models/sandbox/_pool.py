@@ -1,34 +1,24 @@
-"""The trainer's side: workers that are started when needed, given samples one at a time, and replaced when they die."""
+"""The pool: workers that are started when needed, given samples one at a time, and replaced when they die."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
 import queue
-import selectors
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from reward_models.sandbox import _worker
+from reward_models.sandbox._process import MAX_RESULT, Run, Worker
 from reward_models.sandbox._sample import Settings
 from reward_models.sandbox._wire import decode, frame, frames
 
 ISOLATIONS = ("namespaces", "bubblewrap")  # in this order of preference
 ISOLATION_VARIABLE = "RLGEN_SANDBOX_ISOLATION"
-MAX_RESULT = 16 * 2**20  # bytes of verdicts and values
-GRACE_SECONDS = 10.0  # how long after the wall time a worker may still keep silent
 
 
 class SandboxUnavailable(RuntimeError):
@@ -129,7 +119,7 @@ class Sandbox:
         self._settings = Settings(
             chosen,
             float(wall_seconds),
-            max(1, round(cpu_seconds)),
+            int(cpu_seconds),
             int(memory_mb * size),
             int(disk_mb * size),
             int(threads),
@@ -140,10 +130,10 @@ class Sandbox:
 
     def _begin(self) -> None:
         self._process = os.getpid()
-        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[Worker | None] = queue.LifoQueue()
         for _ in range(self.workers):
             self._idle.put(None)
-        self._started: list[_Worker] = []
+        self._started: list[Worker] = []
         self._starting = threading.Lock()
         self._end = weakref.finalize(self, _stop, self._started, self._process)
 
@@ -197,7 +187,7 @@ class Sandbox:
         idle = self._idle
         worker = idle.get()
         try:
-            for last in (False, True):
+            for _ in range(2):  # once more, should a worker have died since
                 if worker is None:
                     worker = self._start()
                 run = worker.run(job, self.output)
@@ -205,15 +195,11 @@ class Sandbox:
                     return _result(run, body, self.output)
                 worker.stop()
                 worker = None
-                if last:
-                    return Result("crashed", "the sandbox's worker died twice of this program", seconds=0.0, **_all(body))
-            raise AssertionError
-        except BaseException:
-            if worker is not None and worker.busy:
+            return _result(Run(), body, self.output)
+        finally:
+            if worker is not None and worker.busy:  # interrupted: what it does now is nobody's any more
                 worker.stop()
                 worker = None
-            raise
-        finally:
             idle.put(worker)
 
     def run_many(self, jobs: Iterable[Mapping[str, Any]]) -> list[Result]:
@@ -231,14 +217,15 @@ class Sandbox:
         with ThreadPoolExecutor(min(self.workers, len(listed)), thread_name_prefix="sandbox") as threads:
             return list(threads.map(lambda job: self.run(**job), listed))
 
-    def _start(self) -> _Worker:
+    def _start(self) -> Worker:
         with self._starting:  # one at a time, so that the kind of isolation is settled by the first
             kinds = ISOLATIONS if self._settings.isolation == "auto" else (self._settings.isolation,)
             problems = []
             for kind in kinds:
                 settings = dataclasses.replace(self._settings, isolation=kind)
                 try:
-                    worker = _Worker(settings)
+                    worker = Worker(settings)
+                    _require_isolation(worker)
                 except OSError as error:
                     problems.append(f"{kind}: {error}")
                     continue
@@ -246,202 +233,42 @@ class Sandbox:
                 self._started[:] = [other for other in self._started if other.alive()] + [worker]
                 return worker
         raise SandboxUnavailable(
-            f"code of a model cannot be isolated on this machine ({'; '.join(problems)}); see docs/rewards/sandbox.md, "
+            f"code of a model cannot be isolated on this machine ({'; '.join(problems)}); see docs/rewards/sandbox.md "
             f'or run it without isolation by isolation="none" or {ISOLATION_VARIABLE}=none'
         )
 
 
-@dataclass
-class _Run:
-    """What a worker and a sample wrote."""
-
-    timed_out: bool = False
-    stopped: str = ""
-    seconds: float = 0.0
-    result: bytearray = dataclasses.field(default_factory=bytearray)
-    output: bytearray = dataclasses.field(default_factory=bytearray)
-
-
-class _Worker:
-    """One worker process and the socket to it."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.busy = settings, False
-        if not sys.platform.startswith("linux") and settings.isolation != "none":
-            raise OSError(f"needs Linux, this is {sys.platform}")
-        if settings.isolation == "bubblewrap" and shutil.which("bwrap") is None:
-            raise OSError("bwrap is not installed")
-        self.control, other = socket.socketpair()
-        package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        code = (
-            f"import sys; sys.path.insert(0, {package!r}); from reward_models.sandbox import _worker; sys.path.pop(0); "
-            f"_worker.main({other.fileno()}, _worker.settings_of({_worker.settings_json(settings)!r}))"
-        )
-        environment = {"PYTHONHASHSEED": "0", "PATH": os.defpath}
-        environment |= {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
-        command = [os.path.realpath(sys.executable), *_worker.PYTHON_FLAGS, "-c", code]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[other.fileno()],
-            env=environment,
-            start_new_session=True,
-        )
-        other.close()
-        self.control.settimeout(60.0)
-        try:
-            answer = self.control.recv(1000)
-            if answer != b"y":
-                raise OSError(answer[1:].decode() or "its worker does not start")
-            self._try()
-        except BaseException:
-            self.stop()
-            raise
-
-    def _try(self) -> None:
-        """Run a program that knows what isolation it should be in."""
-        program = "import os, sys\ndef f(): return [os.getpid(), os.getuid(), sorted(os.listdir('/'))]"
-        tests = {"tests": [], "calls": ["f()"], "setup": "", "entry_point": None}
-        run = self.run(frame({"program": program, "name": "program"}) + frame(tests), 1000)
-        if run is None:
-            raise OSError("its worker died of the first program")
-        result = _result(run, tests, 1000)
-        if result.status != "ok" or isinstance(result.values[0], CallError):
-            raise OSError(f"the first program failed: {result.detail or result.values} {result.stdout}".strip()[:500])
-        process, user, root = result.values[0]
-        if self.settings.isolation != "none" and (process > 9 or user == 0 or "proc" in root or "home" in root):
-            raise OSError(f"isolation is not what it should be: process {process}, user {user}, files {root}")
-
-    def alive(self) -> bool:
-        """Whether the worker's process runs."""
-        return self.process.poll() is None
-
-    def run(self, job: bytes, max_output: int) -> _Run | None:
-        """Run one sample; None if the worker itself failed."""
-        self.busy = True
-        begin = time.monotonic()
-        job_read, job_write = os.pipe()
-        result_read, result_write = os.pipe()
-        output_read, output_write = os.pipe()
-        run = _Run()
-        try:
-            try:
-                socket.send_fds(self.control, [_worker.RUN], [job_read, result_write, output_write])
-            except OSError:
-                return None
-            finally:
-                for descriptor in (job_read, result_write, output_write):
-                    os.close(descriptor)
-            deadline = begin + self.settings.wall_seconds + GRACE_SECONDS
-            if not self._exchange(run, memoryview(job), job_write, result_read, output_read, max_output, deadline):
-                return None
-        finally:
-            for descriptor in (job_write, result_read, output_read):
-                os.close(descriptor)
-        run.seconds = time.monotonic() - begin
-        self.busy = False
-        return run
-
-    def _exchange(
-        self,
-        run: _Run,
-        job: memoryview,
-        job_write: int,
-        result_read: int,
-        output_read: int,
-        max_output: int,
-        deadline: float,
-    ) -> bool:
-        for descriptor in (job_write, result_read, output_read):
-            os.set_blocking(descriptor, False)
-        kept = {result_read: (run.result, MAX_RESULT), output_read: (run.output, max_output)}
-        with selectors.DefaultSelector() as selector:
-            selector.register(job_write, selectors.EVENT_WRITE)
-            for source in (self.control, result_read, output_read):
-                selector.register(source, selectors.EVENT_READ)
-            while True:
-                ready = selector.select(max(0.0, deadline - time.monotonic()))
-                if not ready:
-                    return False
-                for key, _ in ready:
-                    if key.fd == job_write:
-                        job = _write_some(job_write, job)
-                        if not job:
-                            selector.unregister(job_write)
-                    elif key.fd in kept and not self._read_some(run, key.fd, *kept[key.fd]):
-                        selector.unregister(key.fd)
-                if any(key.fileobj is self.control for key, _ in ready):
-                    break
-            message = self._message()
-            if message is None:
-                return False
-            run.timed_out = bool(_worker.DONE.unpack(message)[0])
-            for descriptor, (buffer, limit) in kept.items():  # what is left in the pipes
-                while descriptor in selector.get_map() and self._read_some(run, descriptor, buffer, limit, last=True):
-                    pass
-        return True
-
-    def _message(self) -> bytes | None:
-        try:
-            message = self.control.recv(_worker.DONE.size, socket.MSG_WAITALL)
-        except OSError:
-            return None
-        return message if len(message) == _worker.DONE.size else None
-
-    def _read_some(self, run: _Run, source: int, kept: bytearray, limit: int, last: bool = False) -> bool:
-        """Read what is there; False when nothing more will be kept."""
-        try:
-            data = os.read(source, 2**16)
-        except BlockingIOError:
-            return not last
-        kept += data[: limit - len(kept)]
-        if data and len(kept) >= limit:
-            run.stopped = "output" if source != -1 and kept is run.output else "result"
-            with contextlib.suppress(OSError):
-                if not last:
-                    self.control.sendall(_worker.KILL)
-            return False
-        return bool(data)
-
-    def stop(self) -> None:
-        """End the worker and all that it started."""
-        self.busy = False
-        self.control.close()  # which it takes as its end
-        try:
-            self.process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(OSError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-
-def _write_some(descriptor: int, data: memoryview) -> memoryview:
+def _require_isolation(worker: Worker) -> None:
+    """Run a program that tells where it is; `OSError`, and the end of the worker, if it is not where it should be."""
+    program = "import os\ndef f(): return [os.getpid(), os.getuid(), sorted(os.listdir('/'))]"
+    tests = {"tests": [], "calls": ["f()"], "setup": "", "entry_point": None}
+    problem = "its worker died of the first program"
     try:
-        return data[os.write(descriptor, data[: 2**16]) :]
-    except BlockingIOError:
-        return data
-    except OSError:  # the sample has ended and reads no more
-        return data[:0]
+        run = worker.run(frame({"program": program, "name": "program"}) + frame(tests), 1000)
+        if run is not None:
+            result = _result(run, tests, 1000)
+            (value,) = result.values
+            problem = f"the first program failed: {result.detail or value} {result.stdout}".strip()[:500]
+            if not isinstance(value, CallError):
+                process, user, root = value
+                inside = process < 10 and user != 0 and not {"proc", "home", "tmp"} & set(root)
+                if worker.settings.isolation == "none" or inside:
+                    return
+                problem = f"the isolation is not what it should be: process {process}, user {user}, files {root}"
+    except BaseException:
+        worker.stop()
+        raise
+    worker.stop()
+    raise OSError(problem)
 
 
-def _stop(workers: list[_Worker], process: int) -> None:
+def _stop(workers: list[Worker], process: int) -> None:
     for worker in workers:
         if os.getpid() == process:
             worker.stop()
         else:
             worker.control.close()
     workers.clear()
-
-
-def _all(body: Mapping[str, Any], reason: str = "the program did not get that far") -> dict[str, Any]:
-    """Verdicts where nothing passed."""
-    number = sum(_expected(test) for test in body["tests"])
-    return {
-        "tests": (False,) * number,
-        "reasons": (reason,) * number,
-        "values": tuple(CallError(reason) for _ in body["calls"]),
-    }
 
 
 @functools.lru_cache(maxsize=1024)
@@ -453,7 +280,7 @@ def _expected(test: str) -> int:
     return _tests.expected_verdicts(test)
 
 
-def _result(run: _Run, body: Mapping[str, Any], max_output: int) -> Result:
+def _result(run: Run, body: Mapping[str, Any], max_output: int) -> Result:
     """Read verdicts; what is missing has failed."""
     status, detail = "crashed", "the program's tests came to no end"
     verdicts: list[list[tuple[bool | None, str]]] = [[] for _ in body["tests"]]

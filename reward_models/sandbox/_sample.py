@@ -107,6 +107,7 @@ def _judge(tests: dict[str, Any], link: _tests.Link, result: int) -> None:
 
 
 def _program(settings: Settings, head: dict[str, Any], requests: int, responses: int) -> NoReturn:
+    code = 1
     try:
         low, high = sorted((requests, responses))
         for first, last in ((3, low), (low + 1, high), (high + 1, 1024)):
@@ -117,8 +118,9 @@ def _program(settings: Settings, head: dict[str, Any], requests: int, responses:
             _restrict_linux(allow_processes=settings.processes > 0)
         sys.path.extend(settings.readable)
         _candidate.serve(head["program"], head["name"], requests, responses)
+        code = 0
     finally:
-        os._exit(0)
+        os._exit(code)
 
 
 def _clean_environment() -> None:

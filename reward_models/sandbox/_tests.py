@@ -86,13 +86,13 @@ class Link:
         if os.WIFEXITED(status):
             return "exited", f"the program left with exit code {os.WEXITSTATUS(status)}"
         name = signal.Signals(os.WTERMSIG(status)).name
-        if usage.ru_utime + usage.ru_stime >= self.cpu_seconds - 0.1:
+        if usage.ru_utime + usage.ru_stime >= 0.8 * self.cpu_seconds:  # the kernel counts in ticks
             return "timeout", f"the program used up its {self.cpu_seconds:g} s of processor time"
         return "crashed", f"the program was ended by {name}"
 
 
 class Object:
-    """An object in the program's process. It equals only itself, has no truth value, and is shown as it shows itself."""
+    """An object in the program's process. It equals only itself, has no truth value, and shows itself as there."""
 
     __slots__ = ("_link", "_name")
 
@@ -275,7 +275,9 @@ def _provide(names: dict[str, Any], sources: list[str], entry_point: str | None,
 
     Never builtins and what the setup defines: a program could otherwise replace `abs` or a checker by its own.
     """
-    read, made, modules = set(), set(), set()
+    read: set[str] = set()
+    made: set[str] = set()
+    modules: set[str] = set()
     for source in sources:
         for node in ast.walk(ast.parse(_plain(source))):
             if isinstance(node, ast.Name):
@@ -302,5 +304,3 @@ def _plain(source: str) -> str:
     if not is_doctest(source):
         return source
     return "".join(example.source for example in doctest.DocTestParser().get_examples(source))
-
-

@@ -1,4 +1,4 @@
-"""Values between processes that don't trust each other: JSON with types, which decodes to plain Python and runs no code.
+"""Values between processes that don't trust each other: JSON with types, decoded to plain Python without running code.
 
 Subclasses arrive as their base (a named tuple as a tuple), so that no `__eq__` of the other side comes along.
 """
@@ -57,8 +57,8 @@ def encode(value: Any, handle: Callable[[Any], Any] | None = None) -> Any:
         return {"Decimal": str(value)}
     if isinstance(value, Fraction):
         return {"Fraction": [encode(value.numerator), encode(value.denominator)]}
-    if isinstance(value, type) and vars(builtins).get(value.__name__) is value:
-        return {"type": value.__name__}
+    if isinstance(value, type) and getattr(builtins, str(value.__name__), None) is value:
+        return {"type": str(value.__name__)}
     if handle is None:
         raise Unsendable(f"a {type(value).__name__} cannot be sent to another process")
     return {"handle": handle(value)}
@@ -97,7 +97,7 @@ def _decode(data: Any, handle: Callable[[Any], Any] | None) -> Any:
         pairs = {_decode(key, handle): _decode(item, handle) for key, item in content}
         return {"dict": dict, "OrderedDict": OrderedDict, "Counter": Counter}[kind](pairs)
     if kind in ("bytes", "bytearray"):
-        return {"bytes": bytes, "bytearray": bytearray}[kind].fromhex(content)
+        return bytes.fromhex(content) if kind == "bytes" else bytearray.fromhex(content)
     if kind == "hex":
         return int(content, 16)
     if kind == "Decimal":

@@ -7,6 +7,7 @@ that no later sample can find anything of an earlier one in the memory that it i
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -25,10 +26,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NoReturn
 
-from reward_models.sandbox import _sample
+from reward_models.sandbox import _sample, _wire
 from reward_models.sandbox._sample import FOLDER, Settings
 
-DONE = struct.Struct("!BI")  # whether the time ran out, and the wait status
+DONE = struct.Struct("!cBI")  # "d", whether the time ran out, and the wait status
 RUN, KILL = b"r", b"k"
 
 # What programs for exercises import; loaded once, shared by all samples.
@@ -100,7 +101,7 @@ def _isolated_sample(control: socket.socket, settings: Settings, job: int, resul
         control.close()
         _namespaces.enter_sample(settings.disk)
     except BaseException as error:
-        _sample.send(result, {"internal": f"{type(error).__name__}: {error}"})
+        _wire.send(result, {"internal": f"{type(error).__name__}: {error}"})
         os._exit(1)
     _sample.run_sample(settings, job, result, output)
 
@@ -114,10 +115,8 @@ def _preload() -> None:
     folder = sysconfig.get_config_var("DESTSHARED") or ""
     names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
     for name in [*(f"{folder}/{name}" for name in names if not name.startswith(_LEAVE_OUT)), "libgcc_s.so.1"]:
-        try:
+        with contextlib.suppress(OSError):  # a part of the library that this system cannot load anyway
             ctypes.CDLL(name, mode=os.RTLD_LAZY)
-        except OSError:
-            pass  # a part of the library that this system cannot load anyway
     gc.collect()
     gc.freeze()
 
@@ -141,7 +140,7 @@ def _serve(control: socket.socket, settings: Settings, spawn: Spawn) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         if closed:
             return
-        control.sendall(DONE.pack(timed_out, status))
+        control.sendall(DONE.pack(b"d", timed_out, status))
 
 
 def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
@@ -161,7 +160,7 @@ def _wait(control: socket.socket, process: int, settings: Settings) -> tuple[boo
     """
     ended = os.pidfd_open(process)
     try:
-        ready, _, _ = select.select([control, ended], [], [], settings.wall_seconds)
+        ready = select.select([control.fileno(), ended], [], [], settings.wall_seconds)[0]
     finally:
         os.close(ended)
     if settings.isolation == "none":  # elsewhere the end of the namespace's first process is the end of all in it
@@ -169,7 +168,7 @@ def _wait(control: socket.socket, process: int, settings: Settings) -> tuple[boo
     else:
         os.kill(process, signal.SIGKILL)
     _, status = os.waitpid(process, 0)
-    closed = control in ready and control.recv(1) == b""
+    closed = control.fileno() in ready and control.recv(1) == b""
     return not ready, status, closed
 
 

@@ -1,0 +1,30 @@
+"""Sandboxes for tests; those that need isolation skip where the machine has none, and say so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from reward_models.sandbox import Sandbox, available_isolation
+
+
+@pytest.fixture(scope="session")
+def isolation() -> str:
+    kind = available_isolation()
+    if kind is None:
+        pytest.skip("this machine has neither user namespaces nor bubblewrap to isolate code with")
+    return kind
+
+
+@pytest.fixture(scope="module")
+def sandbox(isolation: str) -> Iterator[Sandbox]:
+    with Sandbox(1, wall_seconds=1.2, cpu_seconds=1, memory_mb=64, disk_mb=4, output_kb=64) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def forking(isolation: str) -> Iterator[Sandbox]:
+    """A sandbox whose programs may start processes."""
+    with Sandbox(1, wall_seconds=1.2, cpu_seconds=1, memory_mb=64, processes=8) as pool:
+        yield pool
