@@ -134,7 +134,7 @@ def _show(source: str, target: str, is_folder: bool) -> None:
 
 def enter_sample(disk: int) -> None:
     """Give this process, the first of its process namespace, an empty folder to work in, and an unprivileged user."""
-    _linux.unshare(_linux.CLONE_NEWNS | _linux.CLONE_NEWIPC)
+    _linux.unshare(_linux.CLONE_NEWNS)
     own = os.geteuid()
     options = f"mode=0700,size={disk},nr_inodes=1024,uid={INNER_USER},gid={INNER_USER}"
     _linux.mount("tmpfs", FOLDER, "tmpfs", _linux.MS_NOSUID | _linux.MS_NODEV, options)

@@ -240,7 +240,7 @@ class Sandbox:
 
 def _require_isolation(worker: Worker) -> None:
     """Run a program that tells where it is; `OSError`, and the end of the worker, if it is not where it should be."""
-    program = "import os\ndef f(): return [os.getpid(), os.getuid(), sorted(os.listdir('/'))]"
+    program = "import os\ndef f(): return [os.getpid(), os.getuid(), *map(os.path.exists, ('/proc/1', '/etc/passwd'))]"
     tests = {"tests": [], "calls": ["f()"], "setup": "", "entry_point": None}
     problem = "its worker died of the first program"
     try:
@@ -250,11 +250,11 @@ def _require_isolation(worker: Worker) -> None:
             (value,) = result.values
             problem = f"the first program failed: {result.detail or value} {result.stdout}".strip()[:500]
             if not isinstance(value, CallError):
-                process, user, root = value
-                inside = process < 10 and user != 0 and not {"proc", "home", "tmp"} & set(root)
+                process, user, *visible = value
+                inside = process < 10 and user != 0 and not any(visible)
                 if worker.settings.isolation == "none" or inside:
                     return
-                problem = f"the isolation is not what it should be: process {process}, user {user}, files {root}"
+                problem = f"the isolation is not what it should be: process {process}, user {user}"
     except BaseException:
         worker.stop()
         raise

@@ -57,8 +57,8 @@ def encode(value: Any, handle: Callable[[Any], Any] | None = None) -> Any:
         return {"Decimal": str(value)}
     if isinstance(value, Fraction):
         return {"Fraction": [encode(value.numerator), encode(value.denominator)]}
-    if isinstance(value, type) and getattr(builtins, str(value.__name__), None) is value:
-        return {"type": str(value.__name__)}
+    if isinstance(value, type) and value in vars(builtins).values():
+        return {"type": value.__name__}
     if handle is None:
         raise Unsendable(f"a {type(value).__name__} cannot be sent to another process")
     return {"handle": handle(value)}

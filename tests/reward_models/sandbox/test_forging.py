@@ -113,7 +113,7 @@ def test_no_verdict_is_forged(sandbox: Sandbox, name: str) -> None:
     assert right.tests == (True, True)
 
 
-def test_raw_memory_holds_no_expected_value(sandbox: Sandbox) -> None:
+def test_raw_memory_holds_no_expected_value(isolation: str) -> None:
     """Even the whole address space of the program's process has neither this sample's tests nor an earlier one's."""
     scan = """
         import ctypes, os, re
@@ -140,8 +140,9 @@ def test_raw_memory_holds_no_expected_value(sandbox: Sandbox) -> None:
     """
     program = textwrap.dedent(scan)
     secret = "assert solve is not 'SECRETOFTESTS'"
-    assert sandbox.run("def solve(n): return 0", [secret] * 50, entry_point="solve").fraction == 1.0
-    result = sandbox.run(program, [secret], calls=["solve(1)"], entry_point="solve")
+    with Sandbox(1, wall_seconds=30, cpu_seconds=20, memory_mb=512) as sandbox:
+        assert sandbox.run("def solve(n): return 0", [secret] * 50, entry_point="solve").fraction == 1.0
+        result = sandbox.run(program, [secret], calls=["solve(1)"], entry_point="solve")
     assert result.values == ([True, True, False],), result
 
 
