@@ -82,7 +82,7 @@ def _name_faults(tree: ast.Module) -> float:
         for name in ast.walk(target)
         if isinstance(name, ast.Name)
     }
-    unread = {name for name in inside if name not in read and not name.startswith("_")} - _assigned_at_top(tree)
+    unread = {name for name in inside if name not in read and not name.startswith("_")} - _attributes(tree)
     hidden = made & set(vars(builtins)) - {"_"}
     odd = {name for name in made if not (_SNAKE.fullmatch(name) or _CONSTANT.fullmatch(name))}
     odd -= {name for name in top if _CAMEL.fullmatch(name)}
@@ -96,15 +96,17 @@ def _name_faults(tree: ast.Module) -> float:
     )
 
 
-def _assigned_at_top(tree: ast.Module) -> set[str]:
-    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+def _attributes(tree: ast.Module) -> set[str]:
+    """Names that modules and classes give away, whether or not the code itself reads them."""
+    bodies = [tree.body, *(node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef))]
+    targets = [target for body in bodies for node in body if isinstance(node, ast.Assign) for target in node.targets]
     return {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
 
 
 def _layout_faults(tree: ast.Module) -> float:
     """Several statements in a line, code that cannot be reached, and deep nesting."""
     faults = 0.0
-    level = [(node, 0) for node in tree.body]
+    level: list[tuple[ast.AST, int]] = [(tree, 0)]
     while level:
         node, depth = level.pop()
         deeper = depth + isinstance(node, (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.FunctionDef))

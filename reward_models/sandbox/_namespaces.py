@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from reward_models.sandbox import _linux
-from reward_models.sandbox._sample import FOLDER, INNER_USER
+from reward_models.sandbox._settings import FOLDER, INNER_USER
 
 _HIDDEN = ("site-packages", "dist-packages")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reward_models.sandbox._process import MAX_RESULT, Run, Worker
-from reward_models.sandbox._sample import Settings
+from reward_models.sandbox._settings import Settings
 from reward_models.sandbox._wire import decode, frame, frames
 
 ISOLATIONS = ("namespaces", "bubblewrap")  # in this order of preference

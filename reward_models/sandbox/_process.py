@@ -14,8 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from reward_models.sandbox import _worker
-from reward_models.sandbox._sample import Settings
+from reward_models.sandbox._settings import DONE, KILL, PYTHON_FLAGS, RUN, Settings
 
 MAX_RESULT = 16 * 2**20  # bytes of verdicts and values
 GRACE_SECONDS = 10.0  # how long after the wall time a worker may still keep silent
@@ -47,11 +46,11 @@ class Worker:
             f"import sys; sys.path.insert(0, {package!r})\n"
             "from reward_models.sandbox import _worker\n"
             "del sys.path[0]\n"
-            f"_worker.main({other.fileno()}, _worker.settings_of({_worker.settings_json(settings)!r}))"
+            f"_worker.main({other.fileno()}, _worker.Settings.of({settings.text()!r}))"
         )
         needed = ["LD_LIBRARY_PATH", *(["PATH"] if settings.isolation == "bubblewrap" else [])]
         environment = {"PYTHONHASHSEED": "0"} | {name: os.environ[name] for name in needed if name in os.environ}
-        command = [os.path.realpath(sys.executable), *_worker.PYTHON_FLAGS, "-c", code]
+        command = [os.path.realpath(sys.executable), *PYTHON_FLAGS, "-c", code]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -84,7 +83,7 @@ class Worker:
         run = Run()
         try:
             try:
-                socket.send_fds(self.control, [_worker.RUN], [job_read, result_write, output_write])
+                socket.send_fds(self.control, [RUN], [job_read, result_write, output_write])
             except OSError:
                 return None
             finally:
@@ -133,7 +132,7 @@ class Worker:
             message = self._message()
             if message is None:
                 return False
-            run.timed_out = bool(_worker.DONE.unpack(message)[1])
+            run.timed_out = bool(DONE.unpack(message)[1])
             for descriptor, (buffer, limit) in kept.items():  # what is left in the pipes
                 while descriptor in selector.get_map() and self._read_some(run, descriptor, buffer, limit, last=True):
                     pass
@@ -141,10 +140,10 @@ class Worker:
 
     def _message(self) -> bytes | None:
         try:
-            message = self.control.recv(_worker.DONE.size, socket.MSG_WAITALL)
+            message = self.control.recv(DONE.size, socket.MSG_WAITALL)
         except OSError:
             return None
-        return message if len(message) == _worker.DONE.size and message[:1] == b"d" else None
+        return message if len(message) == DONE.size and message[:1] == b"d" else None
 
     def _read_some(self, run: Run, source: int, kept: bytearray, limit: int, last: bool = False) -> bool:
         """Read what is there; False when nothing more will be kept."""
@@ -157,7 +156,7 @@ class Worker:
             run.stopped = "output" if kept is run.output else "result"
             with contextlib.suppress(OSError):
                 if not last:
-                    self.control.sendall(_worker.KILL)
+                    self.control.sendall(KILL)
             return False
         return bool(data)
 

@@ -8,29 +8,11 @@ import random
 import resource
 import signal
 import sys
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from reward_models.sandbox import _candidate, _tests
+from reward_models.sandbox._settings import Settings
 from reward_models.sandbox._wire import read_frame, send
-
-INNER_USER = 1000
-FOLDER = "/work"  # the sample's working directory, empty at the start, and the only place to write to
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a worker is told at its start; sizes in bytes, times in seconds."""
-
-    isolation: str
-    wall_seconds: float
-    cpu_seconds: int
-    memory: int
-    disk: int
-    threads: int
-    processes: int
-    readable: tuple[str, ...]
-    baseline: int = 0  # address space of the worker itself, which the limit adds to
 
 
 def virtual_size() -> int:

@@ -17,7 +17,6 @@ import select
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import sysconfig
@@ -27,10 +26,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from reward_models.sandbox import _sample, _wire
-from reward_models.sandbox._sample import FOLDER, Settings
-
-DONE = struct.Struct("!cBI")  # "d", whether the time ran out, and the wait status
-RUN, KILL = b"r", b"k"
+from reward_models.sandbox._settings import DONE, FOLDER, INNER_USER, PYTHON_FLAGS, RUN, Settings
 
 # What programs for exercises import; loaded once, shared by all samples.
 _COMMON = """
@@ -203,7 +199,7 @@ def bubblewrap_command(settings: Settings, job: int, result: int, output: int) -
     library = _namespaces.library_folders()
     system = [path for path in ("/usr", "/lib", "/lib64", "/etc/ld.so.cache") if os.path.exists(path)]
     command = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--as-pid-1", "--clearenv"]
-    command += ["--uid", str(_sample.INNER_USER), "--gid", str(_sample.INNER_USER), "--cap-drop", "ALL"]
+    command += ["--uid", str(INNER_USER), "--gid", str(INNER_USER), "--cap-drop", "ALL"]
     for path in dict.fromkeys([*system, sys.base_prefix, *library]):
         command += ["--ro-bind", path, path]
     for path in _namespaces.hidden_folders(library):
@@ -214,26 +210,12 @@ def bubblewrap_command(settings: Settings, job: int, result: int, output: int) -
     command += ["--size", str(settings.disk), "--tmpfs", FOLDER, "--chdir", FOLDER, "--remount-ro", "/"]
     code = (
         "import sys; sys.path.insert(0, '/sandbox'); from reward_models.sandbox import _worker; sys.path.pop(0); "
-        f"_worker.run_alone({json.dumps(settings_json(settings))}, {job}, {result}, {output})"
+        f"_worker.run_alone({json.dumps(settings.text())}, {job}, {result}, {output})"
     )
     return [*command, "--setenv", "PYTHONHASHSEED", "0", os.path.realpath(sys.executable), *PYTHON_FLAGS, "-c", code]
 
 
-PYTHON_FLAGS = ("-s", "-S", "-P", "-B", "-X", "utf8")
-
-
-def settings_json(settings: Settings) -> str:
-    """Settings as text for a command line."""
-    return json.dumps(vars(settings))
-
-
-def settings_of(text: str) -> Settings:
-    """Settings from the text of a command line."""
-    values = json.loads(text)
-    return Settings(**{**values, "readable": tuple(values["readable"])})
-
-
 def run_alone(text: str, job: int, result: int, output: int) -> None:
     """Run one sample in a Python of its own."""
-    settings = replace(settings_of(text), baseline=256 * 2**20)  # no /proc to ask
+    settings = replace(Settings.of(text), baseline=256 * 2**20)  # no /proc to ask
     _sample.run_sample(settings, job, result, output)

@@ -188,7 +188,8 @@ def test_a_program_sees_hardly_anything(sandbox: Sandbox) -> None:
         def interfaces(): return socket.if_nameindex()
         def packages():
             import sys
-            return [d for d in sys.path for d in (os.path.join(d, "site-packages"),) if os.path.isdir(d) and os.listdir(d)]
+            folders = [os.path.join(folder, "site-packages") for folder in sys.path]
+            return [folder for folder in folders if os.path.isdir(folder) and os.listdir(folder)]
     """
     result = sandbox.run(textwrap.dedent(look), calls=["users()", "files()", "interfaces()", "packages()"])
     users, files, interfaces, packages = result.values

@@ -42,7 +42,7 @@ HONEST = {
         ["assert solve(3) == 9"],
     ),
     "coroutines": (
-        "import asyncio\nasync def f(n):\n    await asyncio.sleep(0)\n    return n\ndef solve(n): return asyncio.run(f(n))",
+        "import asyncio\nasync def f(n): return n\ndef solve(n): return asyncio.run(f(n))",
         ["assert solve(3) == 3"],
     ),
     "files": (
@@ -79,7 +79,7 @@ HONEST = {
     "exceptions": (
         "class Own(Exception): pass\ndef solve(n):\n    if n: raise Own('no')\n    raise KeyError('k')",
         [
-            "try:\n    solve(0)\nexcept KeyError as error:\n    assert error.args == ('k',) or True\nelse:\n    assert False",
+            "try:\n    solve(0)\nexcept KeyError as error:\n    pass\nelse:\n    assert False",
             ">>> solve(0)\nTraceback (most recent call last):\nKeyError: 'k'\n",
             "try:\n    solve(1)\nexcept Exception as error:\n    assert type(error).__name__ == 'Own'",
         ],
@@ -87,9 +87,11 @@ HONEST = {
     "many types": (
         "def solve(x): return x",
         [
-            "from collections import Counter, OrderedDict, deque\nfrom decimal import Decimal\nfrom fractions import Fraction\n"
-            "for x in (1, -1.5, 'é', b'b', None, True, 2j, [1, (2, {3})], {1: [2], 'k': (None,)}, frozenset('a'), 10**50,\n"
-            "          range(1, 9, 2), Decimal('1.10'), Fraction(1, 3), Counter('aab'), deque([1]), OrderedDict(a=1)):\n"
+            "from collections import Counter, OrderedDict, deque\n"
+            "from decimal import Decimal\nfrom fractions import Fraction\n"
+            "for x in (1, -1.5, 'é', b'b', None, True, 2j, [1, (2, {3})], {1: [2], 'k': (None,)}, frozenset('a'),\n"
+            "          10**50, range(1, 9, 2), Decimal('1.10'), Fraction(1, 3), Counter('aab'), deque([1]),\n"
+            "          OrderedDict(a=1)):\n"
             "    assert solve(x) == x and type(solve(x)) is type(x), x",
             "assert solve(float('nan')) != solve(float('nan')) and solve(float('inf')) == float('inf')",
             "assert solve(int) is int",
@@ -116,11 +118,9 @@ def test_honest_programs_pass(sandbox: Sandbox, name: str) -> None:
 
 
 def test_calls_give_values_and_programs_print(sandbox: Sandbox) -> None:
-    result = sandbox.run("print('loaded')\ndef f(x): return {x: [x]}", calls=["f(1)", "f([])", "g()", "f("])
+    result = sandbox.run("print('loaded')\ndef f(x): return {x: [x]}", calls=["f(1)", "f([])", "g()"])
     assert result.values[0] == {1: [1]}
-    assert (
-        [type(value) for value in result.values[1:]] == [CallError, CallError, CallError] if result.values else False
-    )
+    assert [type(value) for value in result.values[1:]] == [CallError, CallError]
     script = sandbox.run("import sys\nif __name__ == '__main__': print('out'); print('err', file=sys.stderr)")
     assert (script.status, script.stdout, script.tests) == ("ok", "out\nerr\n", ())
     assert script.fraction is None
@@ -271,7 +271,9 @@ def test_workers_end_with_their_process(isolation: str, end: str) -> None:
 
 
 def test_packages_can_be_made_readable(isolation: str, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)  # a trainer that is root runs programs as another user
     (tmp_path / "helpful.py").write_text("VALUE = 7\n")
+    (tmp_path / "helpful.py").chmod(0o666)
     program = "import helpful\ndef solve(n): return helpful.VALUE"
     with Sandbox(1, readable=[str(tmp_path)]) as pool:
         assert pool.run(program, calls=["solve(0)"]).values == (7,)
@@ -297,7 +299,7 @@ def test_no_isolation_is_refused_in_one_clear_line(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs the program unshare")
-def test_where_the_kernel_refuses_the_sandbox_refuses() -> None:
+def test_where_the_kernel_refuses_the_sandbox_refuses(tmp_path: Path) -> None:
     """In a user namespace that allows no further ones, as a hardened machine or a container does."""
     probe = ["unshare", "--user", "--map-root-user", "sh", "-c"]
     forbid = "echo 0 > /proc/sys/user/max_user_namespaces"
@@ -312,7 +314,8 @@ def test_where_the_kernel_refuses_the_sandbox_refuses() -> None:
         assert "unshare: No space left on device" in str(error), error
         sys.exit(33)
     """
-    python = f"{sys.executable} -c '{textwrap.dedent(script).replace(chr(39), chr(34))}'"
+    (tmp_path / "script.py").write_text(textwrap.dedent(script))
+    python = f"PYTHONPATH={ROOT} {sys.executable} {tmp_path / 'script.py'}"
     done = subprocess.run([*probe, f"{forbid}; {python}"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 33, done.stderr
 

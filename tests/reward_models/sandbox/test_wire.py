@@ -7,7 +7,7 @@ import os
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reward_models.sandbox import _linux
@@ -38,6 +38,7 @@ documents = st.recursive(
 )
 
 
+@settings(max_examples=50)
 @given(values)
 def test_values_come_back(value: object) -> None:
     back = decode(json.loads(json.dumps(encode(value))))
@@ -45,6 +46,7 @@ def test_values_come_back(value: object) -> None:
     assert type(back) is type(value)
 
 
+@settings(max_examples=50)
 @given(documents)
 def test_nonsense_is_a_value_or_an_error(document: object) -> None:
     try:
