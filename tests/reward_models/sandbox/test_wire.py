@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -145,3 +147,14 @@ def test_the_filter_refuses_what_is_listed_and_nothing_else(machine: int, proces
     if machine == 0:
         assert run_filter(program, 0, 0x40000000 + 41) == EPERM
         assert run_filter(program, 0, _linux._FORK[0]) == (ALLOW if processes else EPERM)
+
+
+@pytest.mark.parametrize(("column", "pattern"), [(0, "*/asm/unistd_64.h"), (1, "asm-generic/unistd.h")])
+def test_the_numbers_are_the_kernels(column: int, pattern: str) -> None:
+    headers = sorted(Path("/usr/include").glob(pattern))
+    if not headers:
+        pytest.skip("the kernel's headers are not installed")
+    kernel = dict(re.findall(r"#define __NR_(\w+)\s+(\d+)", headers[0].read_text()))
+    for name, numbers in _linux._DENIED.items():
+        if numbers[column] is not None and name in kernel:
+            assert numbers[column] == int(kernel[name]), name
