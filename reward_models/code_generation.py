@@ -150,8 +150,12 @@ _state: dict[str, dict[str, Any]] = {"options": {}}
 
 @functools.cache
 def default_sandbox() -> Sandbox:
-    """The sandbox of `passes_tests`: as many workers as processors, or as RLGEN_SANDBOX_WORKERS says."""
-    workers = int(os.environ.get(WORKERS_VARIABLE) or os.cpu_count() or 1)
+    """The sandbox of `passes_tests`: a worker for each processor, at most 16, or as RLGEN_SANDBOX_WORKERS says.
+
+    Processors are shared with the other training processes of the machine.
+    """
+    share = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    workers = int(os.environ.get(WORKERS_VARIABLE) or min(16, max(1, share)))
     return Sandbox(**{"workers": workers, **_state["options"]})
 
 

@@ -41,12 +41,16 @@ _LEAVE_OUT = ("_test", "_tkinter", "xx", "readline", "_curses", "_ctypes_test", 
 def main(control_number: int, settings: Settings) -> None:
     """Serve the process that started this one until it closes the socket."""
     control = socket.socket(fileno=control_number)
+    os.umask(0o022)  # whatever the trainer's, samples must be able to pass through the folders that are made here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the trainer, which ends its workers
     try:
         if settings.isolation == "namespaces":
             _serve_in_namespaces(control, settings)
         else:
-            spawn = _spawn_bubblewrap if settings.isolation == "bubblewrap" else _spawn_bare
+            spawn = _spawn_bubblewrap
+            if settings.isolation == "none":
+                _preload()
+                spawn = _spawn_bare
             _serve(control, settings, spawn)
     except BrokenPipeError:
         pass
@@ -95,6 +99,7 @@ def _isolated_sample(control: socket.socket, settings: Settings, job: int, resul
 
     try:
         control.close()
+        os.setsid()  # a signal to the process group would reach the worker, outside of the sample's namespaces
         _namespaces.enter_sample(settings.disk)
     except BaseException as error:
         _wire.send(result, {"internal": f"{type(error).__name__}: {error}"})
@@ -217,5 +222,6 @@ def bubblewrap_command(settings: Settings, job: int, result: int, output: int) -
 
 def run_alone(text: str, job: int, result: int, output: int) -> None:
     """Run one sample in a Python of its own."""
+    os.setsid()
     settings = replace(Settings.of(text), baseline=256 * 2**20)  # no /proc to ask
     _sample.run_sample(settings, job, result, output)

@@ -19,6 +19,13 @@ def isolation() -> str:
 
 @pytest.fixture(scope="module")
 def sandbox(isolation: str) -> Iterator[Sandbox]:
+    with Sandbox(1, wall_seconds=8, cpu_seconds=1, memory_mb=64, disk_mb=4, output_kb=64) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def hasty(isolation: str) -> Iterator[Sandbox]:
+    """A sandbox for programs that don't end: little time to wait, but enough for others on a busy machine."""
     with Sandbox(1, wall_seconds=1.2, cpu_seconds=1, memory_mb=64, disk_mb=4, output_kb=64) as pool:
         yield pool
 
@@ -26,5 +33,5 @@ def sandbox(isolation: str) -> Iterator[Sandbox]:
 @pytest.fixture(scope="module")
 def forking(isolation: str) -> Iterator[Sandbox]:
     """A sandbox whose programs may start processes."""
-    with Sandbox(1, wall_seconds=1.2, cpu_seconds=1, memory_mb=64, processes=8) as pool:
+    with Sandbox(1, wall_seconds=2, cpu_seconds=1, memory_mb=64, processes=8) as pool:
         yield pool

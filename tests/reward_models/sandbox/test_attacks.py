@@ -223,8 +223,9 @@ def attack(pool: Sandbox, program: str, statuses: str) -> None:
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_costs_one_score(sandbox: Sandbox, name: str) -> None:
-    attack(sandbox, *ATTACKS[name])
+def test_an_attack_costs_one_score(request: pytest.FixtureRequest, name: str) -> None:
+    program, statuses = ATTACKS[name]
+    attack(request.getfixturevalue("hasty" if statuses == "timeout" else "sandbox"), program, statuses)
 
 
 @pytest.mark.parametrize("name", FORKING)
