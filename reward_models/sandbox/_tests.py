@@ -209,13 +209,15 @@ def run_tests(job: dict[str, Any], link: Link, result: int) -> None:
     sys.stdout = sys.stderr = io.StringIO()
     tests, calls, entry_point = job["tests"], job["calls"], job["entry_point"]
     names: dict[str, Any] = {"__name__": "tests"}
+    broken = "the setup of the tests fails"
     try:
         exec(compile(job["setup"], "<setup>", "exec"), names)
+        broken = "tests or calls are no valid Python"
         _provide(names, [*tests, *calls], entry_point, link)
     except CandidateGone:
         return
     except BaseException as error:
-        report(broken=f"the setup of the tests fails: {type(error).__name__}: {error}"[:400])
+        report(broken=f"{broken}: {type(error).__name__}: {error}"[:400])
         return
     for call in calls:
         try:
