@@ -41,6 +41,7 @@ from rlgen.ppo.metrics import objective_metrics, pooled_mean, update_metrics
 from rlgen.ppo.ptx import PTX
 from rlgen.ppo.rollout import Rollout, Scored, group_completions, pack_hidden, score_rollout
 from rlgen.ppo.scores import ScoreShaping, TokenScores, no_score, pad_token_rewards
+from rlgen.ppo.shared_reward import share_reward_models
 from rlgen.ppo.state import load_state, save_state, skip_past_epochs
 from rlgen.rewards.tokens import TokenReward
 from rlgen.scoring import token_logprobs, unwrapped
@@ -91,6 +92,7 @@ class PPOTrainer(GRPOTrainer):
         check_settings(args, len(train_dataset), len(ptx_dataset or ()), kwargs)
         if isinstance(model, str):
             model = load_policy(model, dtype="auto" if peft_config else "float32", merge=True)
+        args.settle_learning_rate(adapters=peft_config is not None or isinstance(model, PeftModel))
         self.reference: PreTrainedModel | None = None
         if peft_config is None and not isinstance(model, PeftModel):
             self.reference = copy.deepcopy(model).eval().requires_grad_(False)
@@ -110,10 +112,13 @@ class PPOTrainer(GRPOTrainer):
         policy = unwrapped(self.model)
         if args.bf16 or args.fp16:
             leave_casts_to_autocast(policy)
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if isinstance(policy, PeftModel) and not sharded:
+            share_reward_models(self.reward_funcs, policy, self.accelerator.autocast)
         # Dropout in the lower layers is drawn anew at each update; what was computed once cannot have it.
         cached = args.cache_trunk and args.disable_dropout and self.reference is None
         self.trunk_depth = frozen_depth(policy) if cached else 0
-        if args.critic == "adapter" and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+        if args.critic == "adapter" and sharded:
             raise ConfigError("critic adapter needs the whole model in each process: take another critic")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args.seed)  # TRL has seeded each process differently; critics must start alike
