@@ -128,7 +128,7 @@ def test_four_roles_hold_one_base_model(make_trainer, tiny_llama, tmp_path):
 
 
 def test_four_roles_of_a_real_size_need_little_more_than_the_sft_model(tmp_path, tiny_llama, small_run):
-    """A fifth of SmolLM2-135M's layers and vocabulary, adapters of rank 16 on all layers for policy and reward model."""
+    """A fifth of SmolLM2-135M's layers and vocabulary; adapters of rank 16 on all layers, reward model included."""
     config = LlamaConfig(
         vocab_size=49152 // 5,
         hidden_size=576,
