@@ -1,9 +1,6 @@
-"""Two processes give the update of one process with twice the batch, metrics included, and save a folder that loads."""
+"""Two processes give the update of one with twice the batch, metrics included, and save a folder that loads."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -64,7 +61,8 @@ for name, settings in json.loads(sys.argv[3]).items():
         steps_per_generation=MINIBATCHES, num_generations=GROUP, num_ppo_epochs=2, max_steps=8,
         max_completion_length=9, critic_warmup_rollouts=1, critic_minibatches=1, critic_dropout=0.0,
         critic_replay_rollouts=1, critic_learning_rate=1e-3, adam_epsilon=1e-4,
-        save_strategy="no", bf16=False, use_cpu=True, dataloader_pin_memory=False, disable_tqdm=True, **{"learning_rate": 1e-2, **settings},
+        save_strategy="no", bf16=False, use_cpu=True, dataloader_pin_memory=False, disable_tqdm=True,
+        **{"learning_rate": 1e-2, **settings},
     )
     model = load_policy(folder, dtype="float32")
     torch.manual_seed(0)  # an adapter starts at random
@@ -97,24 +95,19 @@ SETTINGS = {
         "missing_eos_penalty": 0.5,
     },
 }
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 TIMES = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "step_time", "total_flos"}
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_llama, tmp_path_factory) -> Path:
+def runs(tiny_llama, tmp_path_factory, launch) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     (folder / "script.py").write_text(SCRIPT)
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for processes, launch in ((1, []), (2, launcher)):
-        command = [sys.executable, *launch, "script.py", tiny_llama, str(processes), json.dumps(SETTINGS)]
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500)
-        assert done.returncode == 0, done.stderr[-4000:]
+    for processes in (1, 2):
+        launch(["script.py", tiny_llama, str(processes), json.dumps(SETTINGS)], folder, processes)
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_two_processes_give_the_same_update_as_one_with_twice_the_batch(runs, tiny_llama, name):
     for file in (f"{name}.safetensors", f"{name}/critic/critic.safetensors"):
@@ -130,7 +123,6 @@ def test_two_processes_give_the_same_update_as_one_with_twice_the_batch(runs, ti
     assert max(float(value.abs().max()) for value in moved) > 1e-3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SETTINGS)
 def test_two_processes_log_what_one_logs(runs, name):
     alone, together = (json.loads((runs / str(processes) / f"{name}.json").read_text()) for processes in (1, 2))
@@ -141,7 +133,6 @@ def test_two_processes_log_what_one_logs(runs, name):
             assert two[key] == pytest.approx(one[key], abs=2e-4, rel=1e-3, nan_ok=True), (one["step"], key)
 
 
-@pytest.mark.slow
 def test_the_saved_folders_load_in_plain_libraries(runs, tiny_llama):
     ids = torch.tensor([[5, 6, 7]])
     for name, settings in SETTINGS.items():
