@@ -1,6 +1,7 @@
 """The critic `adapter`: a second adapter and a value head on the base model that policy and reference share."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from peft import PeftConfig, PeftModel
@@ -59,9 +60,11 @@ class AdapterCritic(TokenCritic):
         with replay_hidden(self.policy, self.trunk_depth, states.trunk):
             return run_decoder(self.policy, states.packed)
 
-    def in_charge(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def in_charge(self) -> Iterator[None]:
         """The critic's adapter instead of the policy's, without dropout; afterwards all is as it was."""
-        return self.side.in_charge()
+        with self.side.in_charge():
+            yield
 
     def describe(self) -> dict[str, Any]:
         """Kind, sizes and the adapter's settings."""
