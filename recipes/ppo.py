@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="PPO with a learned critic against reward functions.",
         argv=argv,
     )
+    args.settle_learning_rate(adapters=model_args.use_peft)  # so that run.json says which it is
     run = open_run(args.output_dir, stage="ppo", config=resolved_config(args, data, model_args))
     next_command = (
         f"next: rlgen compare --checkpoints sft={model_args.model_name_or_path} ppo={args.output_dir} "
