@@ -3,7 +3,14 @@
 from rlgen.rewards.aggregate import aggregate
 from rlgen.rewards.check import CheckedReward, check_rewards, checked
 from rlgen.rewards.compose import call_reward, call_rewards, weighted_sum
-from rlgen.rewards.composite import CompositeReward, Explanation, PartScore, build_composite, load_composite
+from rlgen.rewards.composite import (
+    CompositeReward,
+    Explanation,
+    PartScore,
+    build_composite,
+    explainable_rewards,
+    load_composite,
+)
 from rlgen.rewards.load import load_reward, load_rewards, load_token_rewards
 from rlgen.rewards.state import load_reward_state, save_reward_state
 from rlgen.rewards.tokens import CheckedTokenReward, checked_tokens
@@ -21,6 +28,7 @@ __all__ = [
     "check_rewards",
     "checked",
     "checked_tokens",
+    "explainable_rewards",
     "load_composite",
     "load_reward",
     "load_reward_state",

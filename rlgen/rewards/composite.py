@@ -16,9 +16,9 @@ from rlgen.errors import ConfigError, RewardError
 from rlgen.rewards.aggregate import aggregate, disagreement
 from rlgen.rewards.check import CheckedReward, contract_floats
 from rlgen.rewards.compose import add_up, call_rewards
-from rlgen.rewards.load import resolve_reward
+from rlgen.rewards.load import load_rewards, resolve_reward
 from rlgen.rewards.moments import RunningLine, RunningMoments
-from rlgen.rewards.spec import COMPOSITE, Part, parse_spec, read_spec
+from rlgen.rewards.spec import COMPOSITE, Member, Part, parse_spec, read_spec
 from rlgen.rewards.state import load_reward_state, newest_state, state_of
 
 if TYPE_CHECKING:
@@ -352,6 +352,27 @@ def load_composite(
     if folder is not None:
         load_reward_state(folder, [composite])
     return composite
+
+
+def explainable_rewards(
+    names: Sequence[str] | None,
+    weights: Sequence[float] | None,
+    task: "Task | None",
+    *,
+    own_rows: bool = False,
+    config: str | None = None,
+) -> CompositeReward:
+    """Rewards as `load_rewards` takes them, made explainable: a weighted sum is a composition too.
+
+    Raises:
+        ConfigError, RewardError: as `load_rewards`.
+    """
+    functions, factors = load_rewards(names, weights, task, own_rows=own_rows, config=config)
+    if isinstance(functions[0], CompositeReward):
+        return functions[0]
+    by_name = {function.__name__: [function] for function in functions}
+    parts = [Part(name, (Member(name),), weight=weight) for name, weight in zip(by_name, factors, strict=True)]
+    return CompositeReward(parts, by_name)
 
 
 def build_composite(

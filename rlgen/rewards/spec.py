@@ -94,15 +94,18 @@ def read_spec(source: str) -> dict[str, Any]:
     """The mapping of a composition, from a YAML file or from the run folder that was trained with one.
 
     Args:
-        source: file, name of a shipped config ("docstring/reward_mix.yaml"), or run folder.
+        source: file, name of a shipped config ("docstring/reward_mix.yaml"), or run folder or checkpoint in one.
 
     Raises:
         ConfigError: it cannot be read, or holds no composition.
     """
     run = Path(source).expanduser()
     if run.is_dir():
+        record = next(
+            (file for file in (run / "run.json", run.parent / "run.json") if file.is_file()), run / "run.json"
+        )
         try:
-            loaded = json.loads((run / "run.json").read_text(encoding="utf-8"))["config"].get("reward_config")
+            loaded = json.loads(record.read_text(encoding="utf-8"))["config"].get("reward_config")
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise ConfigError(f"{source} is no run folder: its run.json cannot be read") from error
         if not isinstance(loaded, dict):
