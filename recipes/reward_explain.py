@@ -127,9 +127,11 @@ def _table(explanation: Explanation, parts: Sequence[Part]) -> Table:
         "contribution": True,
     }
     steps = [step for step, is_taken in taken.items() if is_taken]
-    table = Table("part", show_footer=True, box=SIMPLE, pad_edge=False)
+    table = Table(show_footer=True, box=SIMPLE, pad_edge=False, collapse_padding=True)
+    table.add_column("part", no_wrap=True)
     for step in steps:
-        table.add_column(step, justify="left" if step == "gate" else "right", no_wrap=step != "gate")
+        name = "adds" if step == "contribution" else step
+        table.add_column(name, justify="left" if step == "gate" else "right", no_wrap=step != "gate")
     for part in explanation.parts:
         gate = "" if part.raw is None else part.gate or "open"
         cells = [escape(gate) if step == "gate" else _cell(getattr(part, step)) for step in steps]
