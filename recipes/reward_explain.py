@@ -13,6 +13,7 @@ import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below rea
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -87,7 +88,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # 2. Scores
     prompts = list(rows["prompt"])
-    completions = list(rows["completion"]) if args.completion is None else [_like(p, args.completion) for p in prompts]
+    completions: list[Any]
+    if args.completion is None:
+        completions = list(rows["completion"])
+    else:
+        completions = [_like(prompt, args.completion) for prompt in prompts]
     given = {name: list(rows[name]) for name in rows.column_names if name not in ("prompt", "completion")}
     if args.tokenizer is not None:
         tokenizer = load_tokenizer(args.tokenizer)
@@ -109,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"next: rlgen ppo --model_name_or_path runs/sft {config} --output_dir runs/ppo")
 
 
-def _like(prompt: object, text: str) -> object:
+def _like(prompt: Any, text: str) -> Any:
     """A completion of the prompt's kind, plain or conversational."""
     return text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
 

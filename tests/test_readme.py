@@ -111,7 +111,7 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
 
 def test_every_recipe_is_in_the_table() -> None:
     for name in cli.recipe_summaries():
-        assert f"| `{name}` |" in README
+        assert f"| `{cli.spoken(name)}` |" in README
 
 
 def test_the_reward_of_the_readme_keeps_the_contract() -> None:
