@@ -71,13 +71,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     # 1. Rewards and rows
     task = get_task(data.task, data.task_source) if data.task else None
     source = data.eval_dataset_name or data.dataset_name
-    columns = ["prompt"] if args.completion is not None else ["prompt", "completion"]
-    if source:
-        rows = load_rows(source, columns=columns, split=data.dataset_train_split, max_rows=args.rows)
-    elif task is not None:
-        rows = task.split("heldout", args.rows)
-    else:
-        raise ConfigError("there are no rows to explain; give --task NAME or --dataset_name FILE")
     composite = explainable_rewards(
         args.reward,
         args.reward_weights,
@@ -85,6 +78,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         own_rows=bool(source),
         config=args.checkpoint or args.reward_config,
     )
+    columns = ["prompt"] if args.completion is not None else ["prompt", "completion"]
+    if source:
+        rows = load_rows(source, columns=columns, split=data.dataset_train_split, max_rows=args.rows)
+    elif task is not None:
+        rows = task.split("heldout", args.rows)
+    else:
+        raise ConfigError("there are no rows to explain; give --task NAME or --dataset_name FILE")
 
     # 2. Scores
     prompts = list(rows["prompt"])

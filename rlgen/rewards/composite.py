@@ -268,7 +268,7 @@ class CompositeReward(CheckedReward):
         progress, state = self.progress, columns.get("trainer_state")
         if state is not None and state.max_steps > 0:
             progress = min(state.global_step / state.max_steps, 1.0)
-        if trainer is not None and trainer.model.training:
+        if getattr(getattr(trainer, "model", None), "training", False):
             self.progress = progress
             self._learn(raw, [_length(completion) for completion in completions])
         rows = self.explain_scores(raw, completions, members, progress=progress)

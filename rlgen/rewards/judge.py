@@ -138,8 +138,9 @@ class Judge:
             scores = [None if outcome is None else OUTCOME_SCORES[outcome] for outcome in outcomes]
         log_metric = columns.get("log_metric")
         if log_metric is not None and scores:
-            log_metric(f"{self.__name__}/unread", sum(score is None for score in scores) / len(scores))
-            log_metric(f"{self.__name__}/calls", float(self.endpoint.calls))
+            prefix = f"judge/{self.endpoint.model}"
+            log_metric(f"{prefix}/unread", sum(score is None for score in scores) / len(scores))
+            log_metric(f"{prefix}/calls", float(self.endpoint.calls))
         return scores
 
     async def grade(

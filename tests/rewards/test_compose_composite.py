@@ -323,3 +323,25 @@ def test_a_weighted_sum_is_explainable_too(tmp_path):
     reward = explainable_rewards([f"{tmp_path}/r.py:a", f"{tmp_path}/r.py:b"], [0.5, 2], None)
     (row,) = reward.explain(["p"], ["c"])
     assert (row.reward, [part.contribution for part in row.parts]) == (0.5, [0.5, None])
+
+
+@settings(deadline=None)
+@given(st.lists(row, min_size=1, max_size=10), st.randoms(use_true_random=False))
+def test_what_is_not_learning_scores_each_row_on_its_own(rows, random):
+    reward = compose(FULL)
+    Trainer()(reward, ["x" * i for i in range(30)], form=[1.0] * 30, ground=[i % 7 for i in range(30)])
+
+    def scores(rows):
+        columns = {"form": [row[0] for row in rows], "ground": [row[1] for row in rows]}
+        return call_reward(reward, ["p"] * len(rows), ["x" * length for *_, length in rows], **columns)
+
+    order = random.sample(range(len(rows)), len(rows))
+    assert scores([rows[i] for i in order]) == [scores(rows)[i] for i in order]
+    assert scores(rows) == [score for row in rows for score in scores([row])]
+
+
+def test_any_log_metric_will_do():
+    logged = []
+    assert compose({"a": {}})(["p"], ["c"], a=[1.0], log_metric=lambda *entry: logged.append(entry)) == [1.0]
+    compose({"a": {"normalize": True}})(["p"], ["c"], a=[1.0], log_metric={}.setdefault)
+    assert ("rewards/a/mean", 1.0) in logged

@@ -112,6 +112,22 @@ def test_ppo_by_its_command_line_killed_and_resumed_learns_what_the_straight_run
     assert state("killed") == learned
     assert resumed[-1]["reward"] == steps[-1]["reward"]
 
+    # The run's composition, with what it has learned, measures other completions.
+    rows = [{"prompt": f"Tell even number {i}.", "completion": f"{i}"} for i in range(6)]
+    Path("heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    compare = importlib.import_module("recipes.compare").main
+    compare(
+        f"--checkpoints a={tiny_llama} b=straight --dataset_name heldout.jsonl --reward_config straight "
+        "--max_new_tokens 4 --output_dir compared".split()
+    )
+    results = json.loads(Path("compared/results.json").read_text())
+    mix = load_composite("straight")
+    for sample in results["samples"]:
+        for written in (written for texts in sample["completions"].values() for written in texts):
+            raw = {name: [written["scores"][name]] for name in ("even", "letters", "both")}
+            (row,) = mix.explain_scores(raw, [written["text"]])
+            assert written["scores"]["reward"] == pytest.approx(row.reward, abs=1e-4)
+
     # The run explains itself; its composition is part of it.
     assert load_composite("killed").state_dict() == learned
     assert load_composite("killed/checkpoint-2").state_dict() == state("killed/checkpoint-2")
