@@ -11,9 +11,10 @@ from datasets import Dataset
 
 from rlgen.errors import ConfigError, RewardError
 from rlgen.evaluation.metrics import METRICS, Score, length_tokens, truncated
+from rlgen.rewards.build import load_composite
 from rlgen.rewards.check import check_rewards, checked, reward_name
 from rlgen.rewards.compose import add_up, call_reward
-from rlgen.rewards.composite import CompositeReward, load_composite
+from rlgen.rewards.composite import CompositeReward
 from rlgen.rewards.load import load_reward, load_rewards
 from rlgen.rewards.model import RewardModel
 

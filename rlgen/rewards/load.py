@@ -130,7 +130,7 @@ def load_rewards(
         own_rows: the rows are not the task's, so that its mix is no default.
         required: whether own rows need one at all; not if rewards of single tokens judge them.
         model_options: keyword arguments for every `RewardModel` among them.
-        config: file or run folder of a composition (see `rlgen.rewards.composite`), in place of names and weights.
+        config: file or run folder of a composition (docs/rewards/composition.md), in place of names and weights.
 
     Returns:
         The functions, each with a name of its own, and the weights.
@@ -142,7 +142,7 @@ def load_rewards(
     if config is not None:
         if names or weights:
             raise ConfigError("reward_config stands in place of reward and reward_weights: give one or the other")
-        from rlgen.rewards.composite import load_composite  # only now: it builds on this module
+        from rlgen.rewards.build import load_composite  # only now: it builds on this module
 
         return [load_composite(config, task, model_options=model_options)], [1.0]
     if not names:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from rlgen.errors import ConfigError, RewardError
-from rlgen.rewards.composite import build_composite, load_composite
+from rlgen.rewards import build_composite, load_composite
 from rlgen.rewards.spec import Member, Part, Schedule, parse_spec, read_spec
 
 

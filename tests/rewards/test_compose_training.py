@@ -53,11 +53,11 @@ TWO_PROCESSES = """
 import json, os
 from pathlib import Path
 import recipes.ppo
-from rlgen.rewards import composite
+from rlgen.rewards import build as builder
 
 made = []
-build = composite.build_composite
-composite.build_composite = lambda *a, **k: made.append(build(*a, **k)) or made[-1]
+build = builder.build_composite
+builder.build_composite = lambda *a, **k: made.append(build(*a, **k)) or made[-1]
 recipes.ppo.main()
 Path(f"state-{os.environ['RANK']}.json").write_text(json.dumps(made[-1].state_dict()))
 """

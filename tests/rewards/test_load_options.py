@@ -186,6 +186,9 @@ def test_reasoning_gyms_scorers(monkeypatch):
     assert one.__name__ == "basic_arithmetic"
     text = [json.dumps(items[0]["metadata"]), None]
     assert one(["p"] * 2, [right[0], "x"], answer=right, metadata=text) == [1.0, None]
+    monkeypatch.setattr("rlgen.rewards.adapters._scorer", lambda name: lambda answer, entry: float(answer))
+    assert one(["p"] * 3, ["0.05", "0.5", "1"], answer=["1"] * 3, metadata=[{}] * 3) == [0.0, 0.5, 1.0]
+    monkeypatch.undo()
     with pytest.raises(RewardError, match="no dataset 'basic_arithmetik': did you mean basic_arithmetic"):
         load_reward("reasoning_gym:basic_arithmetik")
     with pytest.raises(RewardError, match="no option 'treshold': did you mean threshold"):
