@@ -22,7 +22,8 @@ from rlgen.data import check_disjoint, load_rows
 from rlgen.errors import ConfigError
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
 from rlgen.ppo import PPOConfig, PPOTrainer
-from rlgen.rewards import check_rewards, load_rewards, load_token_rewards
+from rlgen.rewards import check_rewards, load_rewards, load_token_rewards, save_reward_state
+from rlgen.rewards.spec import read_spec
 from rlgen.runs import open_run
 from rlgen.tasks import get_task
 from rlgen.tuning import freeze_below, peft_config
@@ -37,6 +38,13 @@ class PPOArguments(PPOConfig):
         metadata={
             "help": "Rewards: a task's short name, module:function, file.py:function, or the folder of a trained "
             "reward model; default are the task's. Weights: --reward_weights."
+        },
+    )
+    reward_config: str | None = field(
+        default=None,
+        metadata={
+            "help": "YAML file that composes rewards with options, gates, normalisation and schedules, in place of "
+            "--reward and --reward_weights; see docs/rewards/composition.md."
         },
     )
     token_reward: list[str] | None = field(
@@ -73,7 +81,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv=argv,
     )
     args.settle_learning_rate(adapters=model_args.use_peft)  # so that run.json says which it is
-    run = open_run(args.output_dir, stage="ppo", config=resolved_config(args, data, model_args))
+    config = resolved_config(args, data, model_args)
+    if args.reward_config is not None:
+        config["reward_config"] = read_spec(args.reward_config)  # what it says, so that a changed file is another run
+    run = open_run(args.output_dir, stage="ppo", config=config)
     next_command = (
         f"next: rlgen compare --checkpoints sft={model_args.model_name_or_path} ppo={args.output_dir} "
         "--output_dir runs/compare"
@@ -122,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         own_rows=bool(data.dataset_name),
         required=not token_rewards,
         model_options={"trust_remote_code": args.trust_remote_code},
+        config=args.reward_config,
     )
     args.reward_weights = weights or None
     sample = rows.select(range(min(2, len(rows))))
@@ -164,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, args.output_dir, merge=False)
         trainer.critic.save(Path(args.output_dir) / "critic", for_resuming=False)
+        save_reward_state(args.output_dir, trainer.reward_funcs)
         last = {key: value for row in trainer.state.log_history for key, value in row.items() if "reward" in key}
         run.finish({**result.metrics, **last})
     print(next_command)

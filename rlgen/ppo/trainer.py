@@ -43,6 +43,7 @@ from rlgen.ppo.rollout import Rollout, Scored, group_completions, pack_hidden, s
 from rlgen.ppo.scores import ScoreShaping, TokenScores, no_score, pad_token_rewards
 from rlgen.ppo.shared_reward import share_reward_models
 from rlgen.ppo.state import load_state, save_state, skip_past_epochs
+from rlgen.rewards.state import load_reward_state, save_reward_state
 from rlgen.rewards.tokens import TokenReward
 from rlgen.scoring import token_logprobs, unwrapped
 from rlgen.sharing import can_share_prompts
@@ -187,6 +188,7 @@ class PPOTrainer(GRPOTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Tensor:
         """TRL folds the rewards into its own advantages at once; PPO needs them as they are."""
         self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+        self._record("objective/unscored_rows", float(self._rewards_per_func.isnan().all(1).sum()))
         if self.token_scores.functions:
             extras = {"trainer_state": self.state, "log_metric": self._log_metric}
             extras["log_extra"] = self._log_completion_extra
@@ -436,6 +438,7 @@ class PPOTrainer(GRPOTrainer):
         if self.args.should_save:
             self.critic.save(Path(output_dir or self.args.output_dir) / "critic")
             save_state(output_dir or self.args.output_dir, self.kl_control, self.shaping)
+            save_reward_state(output_dir or self.args.output_dir, self.reward_funcs)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> Any:
         self._train_sampler = super()._get_train_sampler(dataset)
@@ -450,6 +453,7 @@ class PPOTrainer(GRPOTrainer):
             # On several processes each has rollouts of its own, of which only the first process's were saved.
             self.critic.load(folder, with_replay=self.accelerator.num_processes == 1)
             load_state(checkpoint, self.kl_control, self.shaping)
+            load_reward_state(checkpoint, self.reward_funcs)
             skip_past_epochs(self._train_sampler, int(self.state.epoch + 1e-6))
 
 
