@@ -4,9 +4,9 @@
     rlgen reward check pep257 docstring --strict
     rlgen reward check my_rewards.py:politeness --dataset_name rows.jsonl --model_name_or_path runs/sft --num_samples 4
 
-Needs rows with `prompt` and a good `completion` (or `reference`), and the columns that the rewards read: the task's, your
-own, or the examples that come with a shipped reward. Takes seconds, with a model's samples or a reward model minutes.
-Exits with 1 if a reward breaks the contract, with --strict also for a weakness that is not documented. With
+Needs rows with `prompt` and a good `completion` (or `reference`), and the columns that the rewards read: the task's,
+your own, or the examples that come with a shipped reward. Takes seconds, with a model's samples or a reward model
+minutes. Exits with 1 if a reward breaks the contract, with --strict also for a weakness that is not documented. With
 --output_dir it leaves check.json; docs/rewards/check.md describes it.
 """
 

@@ -61,8 +61,9 @@ _PAIRS = (
         "Find the largest files under a folder, biggest first.",
     ),
     (
-        "def retry(function, attempts):\n    for attempt in range(attempts):\n        try:\n            return function()\n"
-        "        except OSError:\n            time.sleep(2 ** attempt)\n    raise TimeoutError",
+        "def retry(function, attempts):\n    for attempt in range(attempts):\n        try:\n"
+        "            return function()\n        except OSError:\n"
+        "            time.sleep(2 ** attempt)\n    raise TimeoutError",
         "Call the function again after system errors, waiting longer each time.",
     ),
 )

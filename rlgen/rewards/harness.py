@@ -6,6 +6,7 @@ by name in `WEAKNESSES = {"reward": ("hack", ...)}`, or in a paragraph `Gaming:`
 module has a function `composite`, that one has to resist what a single reward does not.
 """
 
+import functools
 import inspect
 import math
 import pickle
@@ -232,8 +233,8 @@ def _check_contract(
         if gap > TOLERANCE:
             # One finding a check: what is not deterministic cannot be independent of the order.
             if not any(found.about in (about, "determinism") for found in report.findings):
-                documented = kind == "weakness" and about.replace(" ", "_") in known.weaknesses
-                report.findings.append(Finding(kind, about, text, documented))
+                listed = kind == "weakness" and about.replace(" ", "_") in known.weaknesses
+                report.findings.append(Finding(kind, about, text, "documented" if listed else "new"))
             report.contract[about] = text
         else:
             if gap > ROUNDING:
@@ -286,19 +287,24 @@ def _score_samples(
 def _weakness(found: Separation, hack: Hack, rows: Sequence[Row], batch: Batch, known: Documentation) -> Finding:
     how = "scores above the references" if found.verdict == "beats" else "scores no lower than the references"
     text = f"{found.what}: {how} ({short_number(found.score)} against {short_number(found.reference)})"
-    documented = found.name in known.weaknesses or known.gaming
-    if not documented or known.composite is None:
-        return Finding("weakness", found.name, text + ("; documented" if documented else ""), documented)
+    if found.name not in known.weaknesses and not known.gaming:
+        return Finding("weakness", found.name, text)
+    if known.composite is None:
+        return Finding("weakness", found.name, f"{text}; documented", "documented")
     mix = Report(known.composite.__name__, len(rows))
     texts, others = _score_hack(mix, known.composite, rows, batch, hack)
-    references = _attempt(mix, "references", lambda: ask(known.composite, batch))  # type: ignore[arg-type]
+    references = _attempt(mix, "references", functools.partial(ask, known.composite, batch))
     if references is None or mix.violations:
-        return Finding("weakness", found.name, f"{text}; documented, but the module's composite fails on it")
+        return Finding("weakness", found.name, f"{text}; documented, but the module's composite fails on it", "shared")
     against = separate(hack.name, hack.what, references, others, texts, batch, disguise=hack.disguise)
-    score = f"{short_number(against.score)} against {short_number(against.reference)}"
-    if against.weak or not against.pairs:
-        return Finding("weakness", found.name, f"{text}; documented, but the module's composite shares it ({score})")
-    return Finding("weakness", found.name, f"{text}; documented, the module's composite resists it ({score})", True)
+    resists = against.pairs and not against.weak
+    return Finding(
+        "weakness",
+        found.name,
+        f"{text}; documented, and the module's composite {'resists' if resists else 'shares'} it "
+        f"({short_number(against.score)} against {short_number(against.reference)})",
+        "resisted" if resists else "shared",
+    )
 
 
 def _judge(gaps: np.ndarray[Any, Any]) -> tuple[float, Verdict]:

@@ -12,6 +12,15 @@ from rich.text import Text
 Kind = Literal["violation", "weakness", "note"]
 Verdict = Literal["resisted", "ties", "beats", "not scored"]
 
+Standing = Literal["new", "documented", "resisted", "shared"]
+
+# How weaknesses against hacks are introduced, by standing.
+GROUPS: dict[Standing, tuple[str, str]] = {
+    "new": ("weakness", "a policy gains by"),
+    "shared": ("weakness", "documented, but the module's composite does not resist it:"),
+    "resisted": ("documented", "and the module's composite resists it:"),
+    "documented": ("documented", ""),
+}
 STYLES = {"violation": "bold red", "weakness": "yellow", "note": "dim", "documented": "dim", "ok": "green"}
 
 
@@ -23,8 +32,13 @@ class Finding:
     about: str
     """The check or the hack."""
     text: str
-    documented: bool = False
-    """Whether the reward's module says so itself, and its composite, if it has one, resists."""
+    standing: Standing = "new"
+    """Whether the reward's module documents it, and whether the module's composite resists it or shares it."""
+
+    @property
+    def documented(self) -> bool:
+        """Whether the module says so itself, and its composite, if it has one, resists."""
+        return self.standing in ("documented", "resisted")
 
 
 @dataclass(frozen=True)
@@ -102,10 +116,16 @@ def report_view(report: Report) -> RenderableType:
     parts: list[RenderableType] = [Text(f"{report.reward} on {report.rows} rows", style="bold"), _facts(report)]
     if report.hacks:
         parts.append(_hack_table(report))
-    for finding in sorted(report.findings, key=lambda found: ("violation", "weakness", "note").index(found.kind)):
-        kind = "documented" if finding.documented else finding.kind
-        about = finding.about.replace("_", " ")
-        parts.append(Text.assemble((kind, STYLES[kind]), f" {about}: {finding.text}"))
+    hacks = {hack.name for hack in report.hacks}
+    grouped = [finding for finding in report.findings if finding.kind == "weakness" and finding.about in hacks]
+    parts += [_line(finding.kind, finding.about, finding.text) for finding in report.violations]
+    for standing, (kind, introduction) in GROUPS.items():
+        names = [finding.about for finding in grouped if finding.standing == standing]
+        if names:
+            parts.append(_line(kind, "hacks", f"{introduction} {', '.join(names)}".strip()))
+    for finding in report.findings:
+        if finding not in grouped and finding.kind != "violation":
+            parts.append(_line("documented" if finding.documented else finding.kind, finding.about, finding.text))
     parts.append(Text(verdict_line(report), style=STYLES[_state(report)]))
     return Group(*parts)
 
@@ -122,12 +142,18 @@ def verdict_line(report: Report) -> str:
         return f"{report.reward} breaks the contract: {', '.join(found.about for found in report.violations)}{nearest}"
     if report.weaknesses:
         return f"{report.reward} keeps the contract and has {_count(len(report.weaknesses))}{known}{nearest}"
-    return f"{report.reward} keeps the contract and no hack reaches the references{known}{nearest}"
+    if documented:
+        return f"{report.reward} keeps the contract; its weaknesses are documented ({documented}){nearest}"
+    return f"{report.reward} keeps the contract, and no hack reaches the references{nearest}"
 
 
 def short_number(value: Any) -> str:
     """A number with three digits that count; other things as they are."""
     return f"{value:.3g}" if isinstance(value, (int, float)) else str(value)
+
+
+def _line(kind: str, about: str, text: str) -> Text:
+    return Text.assemble((kind, STYLES[kind]), f" {about}: {text}")
 
 
 def _state(report: Report) -> str:
@@ -143,36 +169,40 @@ def _facts(report: Report) -> Table:
     grid.add_row("contract", ", ".join(f"{k} {'ok' if v == 'ok' else 'NO'}" for k, v in report.contract.items()))
     if report.lowest is not None:
         grid.add_row("range", f"{short_number(report.lowest)} to {short_number(report.highest)}")
-    for label, share in (("None", report.none_share), ("ties", report.tie_share)):
+    shares = (
+        ("None", report.none_share, "references"),
+        ("ties", report.tie_share, "pairs of completions of one row"),
+    )
+    for label, share, whole in shares:
         if share is not None:
-            of = "references" if label == "None" else "pairs of completions of one row"
-            grid.add_row(label, f"{share:.0%} of {of}")
+            grid.add_row(label, f"{share:.0%} of {whole}")
     if report.length_correlation is not None:
         grid.add_row("length", f"Spearman {report.length_correlation:+.2f} with the score")
     if report.rewards_per_second is not None:
         grid.add_row("speed", f"{report.rewards_per_second:,.0f} rewards/s")
     if report.samples is not None and report.samples.pairs:
         drawn = report.samples
-        share = f"references win {drawn.wins:.0%}, tie {drawn.ties:.0%}"
-        grid.add_row("samples", f"mean {short_number(drawn.score)} against {short_number(drawn.reference)}; {share}")
+        means = f"mean {short_number(drawn.score)} against {short_number(drawn.reference)}"
+        grid.add_row("samples", f"{means}; references win {drawn.wins:.0%}, tie {drawn.ties:.0%}")
     return grid
 
 
 def _hack_table(report: Report) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("hack", "score", "references", "wins", "ties", "p", "verdict"):
-        table.add_column(name, justify="left" if name in ("hack", "verdict") else "right", no_wrap=True)
+    for name in ("hack", "score", "reference", "wins", "ties", "p", "verdict", "what it is"):
+        left = name in ("hack", "verdict", "what it is")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "what it is", overflow="ellipsis")
     nearest_first = sorted(report.hacks, key=lambda hack: (not hack.pairs, hack.reference - hack.score, hack.name))
     weak = {finding.about: finding for finding in report.findings if finding.kind == "weakness"}
     for hack in nearest_first:
         if not hack.pairs:
-            table.add_row(hack.name, "", "", "", "", "", Text("not scored", style="dim"))
+            table.add_row(hack.name, "", "", "", "", "", Text("not scored", style="dim"), hack.what)
             continue
         finding = weak.get(hack.name)
         style = STYLES["note" if hack.weak and finding and finding.documented else "weakness" if hack.weak else "ok"]
         numbers = (short_number(hack.score), short_number(hack.reference), f"{hack.wins:.0%}", f"{hack.ties:.0%}")
         p_value = "<0.001" if hack.p_value < 0.001 else f"{hack.p_value:.3f}"
-        table.add_row(hack.name, *numbers, p_value, Text(hack.verdict, style=style))
+        table.add_row(hack.name, *numbers, p_value, Text(hack.verdict, style=style), hack.what)
     return table
 
 
@@ -181,6 +211,6 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, (float, np.floating)):
+    if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value
