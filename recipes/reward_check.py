@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = Console()
     reports = []
     drawn: tuple[Any, list[list[str]] | None] = (None, None)
-    for function in functions:
+    for name, function in zip(args.reward, functions, strict=True):
         function.timeout = args.timeout
         rows = choose_rows(function, args)
         prompts = [row["prompt"] for row in rows]
@@ -147,6 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             (lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]) if tokenizer else (lambda text: [0])
         )
         reports.append(inspect_reward(function, rows, samples=drawn[1], tokenize=ids))
+        reports[-1].reward = name  # as it was asked for; several modules have a `composite`
         console.print(report_view(reports[-1]), soft_wrap=True)
         console.print()
 

@@ -38,6 +38,7 @@ from rlgen.rewards.report import Finding, Kind, Report, Separation, Verdict, sho
 
 SIGNIFICANCE = 0.05
 FEW_PAIRS = 5  # with fewer a rank test cannot reach significance: all of them must agree
+EXACT_PAIRS = 12  # up to here all signs are tried
 SINGLE_ROWS = 16  # how many rows are asked one by one
 LENGTH_CORRELATION = 0.5  # worth a note from here on
 
@@ -291,17 +292,17 @@ def _weakness(found: Separation, hack: Hack, rows: Sequence[Row], batch: Batch, 
         return Finding("weakness", found.name, text)
     if known.composite is None:
         return Finding("weakness", found.name, f"{text}; documented", "documented")
-    mix = Report(known.composite.__name__, len(rows))
+    mix = Report(f"{_target(known.composite).__module__}:{known.composite.__name__}", len(rows))
     texts, others = _score_hack(mix, known.composite, rows, batch, hack)
     references = _attempt(mix, "references", functools.partial(ask, known.composite, batch))
     if references is None or mix.violations:
-        return Finding("weakness", found.name, f"{text}; documented, but the module's composite fails on it", "shared")
+        return Finding("weakness", found.name, f"{text}; documented, but {mix.reward} fails on it", "shared")
     against = separate(hack.name, hack.what, references, others, texts, batch, disguise=hack.disguise)
     resists = against.pairs and not against.weak
     return Finding(
         "weakness",
         found.name,
-        f"{text}; documented, and the module's composite {'resists' if resists else 'shares'} it "
+        f"{text}; documented, and {mix.reward} {'resists' if resists else 'shares'} it "
         f"({short_number(against.score)} against {short_number(against.reference)})",
         "resisted" if resists else "shared",
     )
@@ -313,14 +314,27 @@ def _judge(gaps: np.ndarray[Any, Any]) -> tuple[float, Verdict]:
         return math.nan, "not scored"
     if not gaps.any():
         return 1.0, "ties"
-    moved = gaps[gaps != 0]
-    # scipy's choice for few pairs with ties is a permutation test that takes seconds; these are as good here.
-    method = "exact" if moved.size <= 50 else "approx"
-    higher = float(stats.wilcoxon(moved, alternative="greater", method=method).pvalue)
-    lower = float(stats.wilcoxon(moved, alternative="less", method=method).pvalue)
+    higher, lower = signed_rank(gaps[gaps != 0])
     if gaps.size < FEW_PAIRS:
         return higher, "resisted" if gaps.min() > 0 else "beats" if gaps.max() < 0 else "ties"
     return higher, "resisted" if higher < SIGNIFICANCE else "beats" if lower < SIGNIFICANCE else "ties"
+
+
+def signed_rank(gaps: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """p-values of Wilcoxon's signed-rank test for gaps above and below zero, exact for few gaps, equal ones or not.
+
+    Args:
+        gaps: differences of pairs, none of them 0.
+    """
+    if gaps.size > EXACT_PAIRS:
+        tests = (stats.wilcoxon(gaps, alternative=side, method="approx") for side in ("greater", "less"))
+        higher, lower = (float(test.pvalue) for test in tests)
+        return higher, lower
+    # scipy's exact test takes equal gaps for different ones, and its permutation test takes seconds.
+    ranks = stats.rankdata(np.abs(gaps))
+    signs = (np.arange(2**gaps.size)[:, None] >> np.arange(gaps.size)) & 1
+    sums, observed = signs @ ranks, ranks[gaps > 0].sum()
+    return float((sums >= observed).mean()), float((sums <= observed).mean())
 
 
 def _describe(report: Report, references: Scores, by_source: Sequence[tuple[Sequence[str], Scores]]) -> None:

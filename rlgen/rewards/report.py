@@ -17,8 +17,8 @@ Standing = Literal["new", "documented", "resisted", "shared"]
 # How weaknesses against hacks are introduced, by standing.
 GROUPS: dict[Standing, tuple[str, str]] = {
     "new": ("weakness", "a policy gains by"),
-    "shared": ("weakness", "documented, but the module's composite does not resist it:"),
-    "resisted": ("documented", "and the module's composite resists it:"),
+    "shared": ("weakness", "documented, but the module's composite does not resist"),
+    "resisted": ("documented", "the module's composite resists"),
     "documented": ("documented", ""),
 }
 STYLES = {"violation": "bold red", "weakness": "yellow", "note": "dim", "documented": "dim", "ok": "green"}

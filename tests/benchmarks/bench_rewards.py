@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_rewards.py                  # all shipped rewards
     python tests/benchmarks/bench_rewards.py docstring pep257  # some
 
-Rows are the EXAMPLES of the reward's module, repeated to batches of 64, each completion made unique so that no cache of
-whole texts answers; one call to warm up, then at least 0.2 seconds of calls; the median of three such measurements.
+Rows are the EXAMPLES of the reward's module, repeated to batches of 64, each completion made unique so that no cache
+of whole texts answers; one call to warm up, then at least 0.2 seconds of calls; the median of three such measurements.
 Prints a Markdown table.
 """
 
