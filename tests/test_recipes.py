@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from recipes import quickstart
-from rlgen import config
+from rlgen import cli, config
 from rlgen.embedded import WHEEL
 from rlgen.pipeline import flags
 from rlgen.tiny import tiny_model
@@ -85,16 +85,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_model(folder / f"{family}-other", family, seed=1)
     rows = [{"prompt": f"Say {word}.", "completion": f"It is {word}."} for word in WORDS]
     pairs = [{"prompt": f"Say {word}.", "chosen": f"It is {word}.", "rejected": "No."} for word in WORDS]
-    files = {
-        "rows": rows,
-        "pairs": pairs,
-        "no_prompt": [{"question": "a"}],
-        "empty": [],
-        "no_reference": [{"prompt": "a"}],
-    }
-    for name, content in files.items():
+    for name, content in {"rows": rows, "pairs": pairs, "no_prompt": [{"question": "a"}], "empty": []}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
     (folder / "my_rewards.py").write_text(MY_REWARDS)
+    (folder / "no_reference.jsonl").write_text('{"prompt": "a"}\n')
     (folder / "typo.yaml").write_text("lerning_rate: 1.0e-3\n")
     (folder / "no_model").mkdir()
     (folder / "a_file").touch()
@@ -201,7 +195,7 @@ def test_help_is_for_newcomers(recipe: str, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_docstring_gives_the_command(recipe: str) -> None:
     docstring = importlib.import_module(f"recipes.{recipe}").__doc__
-    assert f"    rlgen {recipe.replace('_', ' ')}" in docstring
+    assert f"    rlgen {cli.spoken(recipe)}" in docstring
     assert docstring.partition("\n")[0].endswith(".")
 
 

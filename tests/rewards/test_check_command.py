@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -29,15 +30,11 @@ def nan(completions, **_):
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "140")
-    answers = [
-        f"Take street number {i}{i}, please, it is the {word} one." for i, word in enumerate("red blue old".split())
-    ]
-    answers += [
-        f"The {word} opens at {i + 3}, thank you for asking." for i, word in enumerate("shop bank zoo bar".split())
-    ]
+    answers = [f"Take street {i}{i}, please, it is the {w} one." for i, w in enumerate(["red", "blue", "old"])]
+    answers += [f"The {w} opens at {i}, thank you for asking." for i, w in enumerate(["shop", "bank", "zoo", "bar"])]
     rows = [
-        {"prompt": f"Question {i}?", "completion": a, "completion_hash": sum(map(ord, a))}
-        for i, a in enumerate(answers)
+        {"prompt": f"Question {i}?", "completion": answer, "completion_hash": sum(map(ord, answer))}
+        for i, answer in enumerate(answers)
     ]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     Path("my_rewards.py").write_text(FILE)
@@ -61,7 +58,7 @@ def test_keyword_counting_is_reported_and_fails_strictly(capsys: pytest.CaptureF
     line = ["my_rewards.py:counting", "--dataset_name", "rows.jsonl"]
     assert run(*line) == 0
     written = capsys.readouterr().out
-    assert "best hack: reward_keywords" in written
+    assert re.search(r"reward_keywords .* beats", written)
     assert "a policy gains by" in written
     assert run(*line, "--strict") == 1
 
