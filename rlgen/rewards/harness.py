@@ -26,13 +26,12 @@ from rlgen.rewards.check import CheckedReward, checked
 from rlgen.rewards.hacks import Hack, completions, hacks_for
 from rlgen.rewards.probes import (
     ROUNDING,
-    TOLERANCE,
     Batch,
     Scores,
     ask,
     ask_in_order,
     ask_in_parts,
-    difference,
+    deviation,
 )
 from rlgen.rewards.report import Finding, Kind, Report, Separation, Verdict, short_number
 
@@ -228,10 +227,10 @@ def _check_contract(
         again = _attempt(report, name, call)
         if again is None:
             continue
-        row, gap = difference(expected, again)
+        row, gap, differs = deviation(function, expected, again)
         text = f"{what}: row {row} scores {short_number(expected[row])} and then {short_number(again[row])}"
         about = name.partition(" (")[0]
-        if gap > TOLERANCE:
+        if differs:
             # One finding a check: what is not deterministic cannot be independent of the order.
             if not any(found.about in (about, "determinism") for found in report.findings):
                 listed = kind == "weakness" and about.replace(" ", "_") in known.weaknesses

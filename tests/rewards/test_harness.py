@@ -10,6 +10,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
@@ -25,7 +26,7 @@ from rlgen.rewards.harness import (
     separate,
     signed_rank,
 )
-from rlgen.rewards.probes import Batch, difference
+from rlgen.rewards.probes import Batch, difference, holds_model
 from rlgen.rewards.report import report_view
 
 POLITE = ("please", "thank", "kindly")
@@ -263,6 +264,22 @@ def test_differences_are_relative_and_none_is_none():
     assert difference([None, 1.0], [None, 1.0]) == (0, 0.0)
     assert difference([None, 1.0], [0.0, 1.0])[1] == math.inf
     assert difference([[1.0, 2.0], None], [[1.0, 3.0], None]) == (0, pytest.approx(1 / 3))
+
+
+def test_a_network_is_excused_for_rounding_and_a_function_is_not():
+    class Judge:
+        def __init__(self, model):
+            self.parts = [{"model": model}]
+            self.calls = 0
+
+        def __call__(self, completions, **_):
+            self.calls += 1
+            return [0.5 + 0.02 * (self.calls % 2) for _ in completions]
+
+    assert holds_model(checked(Judge(torch.nn.Linear(1, 1))))
+    assert not holds_model(checked(exact))
+    assert not inspect_reward(checked(Judge(torch.nn.Linear(1, 1))), ROWS).violations
+    assert found(inspect_reward(checked(Judge(None)), ROWS), "violation") == {"determinism"}
 
 
 # What modules say of their rewards
