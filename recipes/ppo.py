@@ -54,6 +54,16 @@ class PPOArguments(PPOConfig):
             "completion, one per token. Weights: --token_reward_weights."
         },
     )
+    reward_check: bool = field(
+        default=True,
+        metadata={
+            "help": "Try the rewards on a few rows and odd completions before anything long starts, as the fast form "
+            "of rlgen reward check."
+        },
+    )
+    reward_timeout: float | None = field(
+        default=None, metadata={"help": "Seconds that one call of a reward may take; longer, and the run stops."}
+    )
     ptx_dataset_name: str | None = field(
         default=None,
         metadata={
@@ -68,6 +78,8 @@ class PPOArguments(PPOConfig):
 
     def __post_init__(self) -> None:
         """Choose the number format that this machine is fast in."""
+        if self.reward_timeout is not None and self.reward_timeout <= 0:
+            raise ValueError(f"reward_timeout must be above 0 seconds, not {self.reward_timeout}")
         fit_to_machine(self)
         super().__post_init__()
 
@@ -136,8 +148,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         config=args.reward_config,
     )
     args.reward_weights = weights or None
+    for reward in [*rewards, *token_rewards]:
+        reward.timeout = args.reward_timeout
     sample = rows.select(range(min(2, len(rows))))
-    check_rewards(rewards, sample)
+    if args.reward_check:
+        check_rewards(rewards, sample)
 
     # 3. Model
     set_seed(args.seed)
@@ -146,7 +161,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             model_args.model_name_or_path, args.output_dir, trust_remote_code=args.trust_remote_code
         )
     tokenizer = load_tokenizer(start, trust_remote_code=args.trust_remote_code)
-    check_rewards(token_rewards, sample, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
+    if args.reward_check:
+        check_rewards(token_rewards, sample, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
     model = load_policy(
         start,
         dtype=model_args.weights_dtype,

@@ -44,6 +44,8 @@ MINIMAL = {
     "--max_new_tokens 8 --output_dir compare",
     "quickstart": "--preset smoke --output_dir quickstart",
     "reward_explain": "--dataset_name rows.jsonl --reward my_rewards.py:shortness",
+    "reward_check": "my_rewards.py:shortness --dataset_name rows.jsonl --model_name_or_path MODEL --max_new_tokens 8 "
+    "--output_dir reward_check",
 }
 LEAVES = {
     "sft": ["run.json", "metrics.jsonl", "config.json", "model.safetensors", "tokenizer_config.json"],
@@ -53,9 +55,12 @@ LEAVES = {
     "compare": ["run.json", "results.json", "report.html"],
     "quickstart": ["manifest.json", "report.html", "compare/results.json"],
     "reward_explain": [],
+    "reward_check": ["run.json", "check.json"],
 }
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
 MY_REWARDS = """
+import random
+
 def shortness(prompts, completions, **columns):
     texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
     return [-float(len(text)) / 100 for text in texts]
@@ -65,6 +70,13 @@ def raises(prompts, completions, **columns):
 
 def nan(prompts, completions, **columns):
     return [float("nan")] * len(completions)
+
+def hangs(prompts, completions, **columns):
+    while True:
+        pass
+
+def dice(prompts, completions, **columns):
+    return [random.random() for _ in completions]
 
 def too_few(prompts, completions, **columns):
     return [1.0]
@@ -83,6 +95,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in {"rows": rows, "pairs": pairs, "no_prompt": [{"question": "a"}], "empty": []}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
     (folder / "my_rewards.py").write_text(MY_REWARDS)
+    (folder / "no_reference.jsonl").write_text('{"prompt": "a"}\n')
     (folder / "typo.yaml").write_text("lerning_rate: 1.0e-3\n")
     (folder / "mix_typo.yaml").write_text("rewards: {short: {reward: 'my_rewards.py:shortness', wieght: 2}}\n")
     (folder / "no_model").mkdir()
@@ -287,6 +300,15 @@ MISTAKES = {
     "reward that raises": ("ppo", f"{PPO} --reward my_rewards.py:raises", "raises"),
     "reward that is NaN": ("ppo", f"{PPO} --reward my_rewards.py:nan", "nan"),
     "reward of wrong length": ("ppo", f"{PPO} --reward my_rewards.py:too_few", "too_few"),
+    "reward that hangs": ("ppo", f"{PPO} --reward my_rewards.py:hangs --reward_timeout 0.2", "took longer than 0.2 s"),
+    "reward that is a dice": ("ppo", f"{PPO} --reward my_rewards.py:dice", "not reproducible"),
+    "check of nothing": ("reward_check", "", "no reward is named"),
+    "check without rows": ("reward_check", "my_rewards.py:shortness", "--dataset_name FILE"),
+    "check without references": (
+        "reward_check",
+        "my_rewards.py:shortness --dataset_name no_reference.jsonl",
+        "completion or reference",
+    ),
     "missing reward": ("ppo", f"{PPO} --reward my_rewards.py:shortnes", "shortness"),
     "own rows without a reward": ("ppo", PPO, "--reward my_rewards.py:function"),
     "quantization": ("sft", f"{SFT} --dataset_name rows.jsonl --load_in_4bit", "load_in_4bit is not supported"),

@@ -194,7 +194,7 @@ def choose_measures(
     measures += diagnostic_measures(kl_reference)
     check_unique(measures)
     tried = [measure.score for measure in measures if measure.score and measure.kind != "diagnostic"]
-    check_rewards([checked(score) for score in tried], rows)
+    check_rewards([checked(score) for score in tried], rows, probe=False)
     return measures
 
 
