@@ -6,23 +6,23 @@
 
 Needs any reward (function, trained model, ensemble) and pairs with `prompt`, `chosen` and `rejected`; the columns
 `domain`, `source` and `group` are used where they exist. Functions take seconds, a model of 135 million parameters
-about a second for eight pairs on two CPU cores. Leaves evaluation.json and reward_report.html in the output folder.
+about a second for eight pairs on two CPU cores. Leaves evaluation.json and reward_report.html in the output folder;
+a finished evaluation is not repeated.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
 
-from rlgen.config import parse_arguments, recipe
-from rlgen.errors import ConfigError, RunError
+from rlgen.config import parse_arguments, recipe, resolved_config
+from rlgen.errors import ConfigError
 from rlgen.evaluation.reward_models import evaluate_reward
 from rlgen.evaluation.reward_report import write_reward_report
 from rlgen.pairing import load_pairs
 from rlgen.rewards import load_reward
-from rlgen.runs import finite, write_atomic
+from rlgen.runs import finite, open_run, write_atomic
 from rlgen.tasks import get_task
 
 
@@ -56,6 +56,10 @@ class EvaluateArguments:
 def main(argv: Sequence[str] | None = None) -> None:
     """Score the pairs, write the evaluation and its report, and say the main numbers."""
     (args,) = parse_arguments((EvaluateArguments,), description="Evaluate a reward on preference pairs.", argv=argv)
+    run = open_run(args.output_dir, stage="reward_evaluate", config=resolved_config(args))
+    if run.finished:
+        print(f"{run.path} is finished\nreport: {run.path / 'reward_report.html'}")
+        return
     pairs = load_pairs(args.pairs, split=args.pairs_split, max_rows=args.max_pairs)
     task = get_task(args.task) if args.task else None
     options = {
@@ -75,13 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         bins=args.bins,
         worst=args.worst,
     )
-    folder = Path(args.output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "evaluation.json", json.dumps(finite(evaluation), indent=2) + "\n")
-        report = write_reward_report(folder, evaluation, name=args.reward, pairs=args.pairs)
-    except OSError as error:
-        raise RunError(f"cannot write to {folder} ({error.strerror}): choose another --output_dir") from error
+    write_atomic(run.path / "evaluation.json", json.dumps(finite(evaluation), indent=2) + "\n")
+    report = write_reward_report(run.path, evaluation, name=args.reward, pairs=args.pairs)
+    run.finish({key: evaluation[key] for key in ("accuracy", "ci_low", "ci_high", "n_pairs")})
     print(f"accuracy {_interval(evaluation)} on {evaluation['n_pairs']} pairs, ", end="")
     print(f"calibration error {evaluation['calibration']['ece']:.3f}, Brier {evaluation['calibration']['brier']:.3f}")
     for name, other in evaluation["against"].items():

@@ -17,6 +17,7 @@ import yaml
 
 from recipes import quickstart
 from rlgen import config
+from rlgen.cli import spoken
 from rlgen.embedded import WHEEL
 from rlgen.pipeline import flags
 from rlgen.tiny import tiny_model
@@ -43,7 +44,7 @@ MINIMAL = {
 LEAVES = {
     "sft": ["run.json", "metrics.jsonl", "config.json", "model.safetensors", "tokenizer_config.json"],
     "reward": ["run.json", "metrics.jsonl", "model.safetensors", "evaluation.json", "pairs/train.jsonl"],
-    "reward_evaluate": ["evaluation.json", "reward_report.html"],
+    "reward_evaluate": ["run.json", "evaluation.json", "reward_report.html"],
     "ppo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors", "critic"],
     "dpo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors"],
     "compare": ["run.json", "results.json", "report.html"],
@@ -184,7 +185,7 @@ def test_help_is_for_newcomers(recipe: str, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_docstring_gives_the_command(recipe: str) -> None:
     docstring = importlib.import_module(f"recipes.{recipe}").__doc__
-    assert f"    rlgen {recipe}" in docstring
+    assert f"    rlgen {spoken(recipe)}" in docstring
     assert docstring.partition("\n")[0].endswith(".")
 
 
