@@ -143,6 +143,26 @@ def test_a_gpt2_goes_through_all_recipes_one_upon_the_other(
 
 
 @pytest.mark.slow
+def test_an_ensemble_goes_through_reward_evaluate_and_ppo(workplace: Path, tmp_path: Path) -> None:
+    for file in workplace.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    line = f"--model_name_or_path llama --dataset_name pairs.jsonl --num_members 2 --output_dir reward {TRAINING}"
+    for recipe, words in {
+        "reward": line.split(),
+        "reward_evaluate": "--reward reward --pairs reward/pairs/heldout.jsonl --aggregate worst".split(),
+        "ppo": arguments("ppo", "llama") + ["--reward", "reward"],
+    }.items():
+        done = script(recipe, words, tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "reward" / "member_1" / "adapter_model.safetensors").is_file()
+    evaluation = json.loads((tmp_path / "runs" / "reward_evaluate" / "evaluation.json").read_text())
+    assert len(evaluation["ensemble"]["members"]) == 2
+    assert evaluation["ensemble"]["aggregate"] == "worst"
+    again = script("reward", line.split(), tmp_path)
+    assert again.stdout.startswith("reward is finished")
+
+
+@pytest.mark.slow
 def test_the_quickstart_killed_in_the_middle_goes_on(tmp_path: Path) -> None:
     words = arguments("quickstart", "llama")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}

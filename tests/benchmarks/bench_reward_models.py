@@ -89,7 +89,7 @@ def main() -> int:
     parser.add_argument("--members", type=int, default=5)
     parser.add_argument("--lora_r", type=int, default=8)
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--rows", type=int, default=32, help="rows that are scored")
+    parser.add_argument("--rows", type=int, default=16, help="rows that are scored")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
