@@ -16,8 +16,7 @@ import pytest
 import yaml
 
 from recipes import quickstart
-from rlgen import config
-from rlgen.cli import spoken
+from rlgen import cli, config
 from rlgen.embedded import WHEEL
 from rlgen.pipeline import flags
 from rlgen.tiny import tiny_model
@@ -205,7 +204,7 @@ def test_help_is_for_newcomers(recipe: str, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_docstring_gives_the_command(recipe: str) -> None:
     docstring = importlib.import_module(f"recipes.{recipe}").__doc__
-    assert f"    rlgen {spoken(recipe)}" in docstring
+    assert f"    rlgen {cli.spoken(recipe)}" in docstring
     assert docstring.partition("\n")[0].endswith(".")
 
 
