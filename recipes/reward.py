@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # 1. Pairs: given, or built once from samples of the starting model; held-out ones share no prompt with the others
     with args.main_process_first(desc="base model"):
         start = starting_model(policy, folder, trust_remote_code=args.trust_remote_code)
-    tokenizer = load_tokenizer(start, trust_remote_code=args.trust_remote_code)
+    tokenizer = load_tokenizer(start, trust_remote_code=args.trust_remote_code, needs_eos=False)
     train, heldout = obtain_pairs(folder / "pairs", start, tokenizer, args, pair_args, data, model_args)
     check_disjoint({"training pairs": unit_rows(train), "held-out pairs": unit_rows(heldout)})
     run.record_data("preference", unit_rows(train))

@@ -88,10 +88,15 @@ def resolve_model(name_or_path: str) -> str:
     return name_or_path
 
 
-def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name_or_path: str, *, trust_remote_code: bool = False, needs_eos: bool = True
+) -> PreTrainedTokenizerBase:
     """Tokenizer with left padding and a pad token (a token other than eos where the vocabulary has one).
 
-    An encoder's tokenizer ends texts with its separator and needs no eos token.
+    Args:
+        name_or_path: where from.
+        trust_remote_code: run code that ships with a hub model.
+        needs_eos: whether its model generates; an encoder ends texts with its separator and needs no eos token.
 
     Raises:
         ModelError: it cannot be found or read.
@@ -103,7 +108,7 @@ def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False) -> Pre
         tokenizer = AutoTokenizer.from_pretrained(resolved, trust_remote_code=trust_remote_code, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    if tokenizer.eos_token_id is None and tokenizer.sep_token_id is None:
+    if tokenizer.eos_token_id is None and (needs_eos or tokenizer.sep_token_id is None):
         raise ModelError(f"the tokenizer of {name_or_path} has no eos token, so a completion can never end; set one")
     return tokenizer
 

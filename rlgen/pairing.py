@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlgen.config import ModelArguments, TaskArguments
 from rlgen.data import load_rows
+from rlgen.errors import ConfigError
 from rlgen.generation import Completion, generate
 from rlgen.human_pairs import PREFIX, human_pairs
 from rlgen.models import load_policy
@@ -124,6 +125,8 @@ def _built_pairs(
     model_args: ModelArguments,
 ) -> tuple[Dataset, Dataset]:
     """Pairs of references and samples of the starting model."""
+    if tokenizer.eos_token_id is None:
+        raise ConfigError(f"{start} is an encoder and cannot sample answers; give pairs, --dataset_name pairs.jsonl")
     task = get_task(data.task, data.task_source) if data.task else None
     if data.dataset_name:
         rows = load_rows(

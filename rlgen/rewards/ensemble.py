@@ -74,7 +74,7 @@ class RewardEnsemble(RewardModel):
         path = Path(folder).expanduser()
         self.aggregate, self.uncertainty_coef = aggregate, uncertainty_coef
         remote_code = bool(model_options.get("trust_remote_code", False))
-        self.tokenizer = load_tokenizer(str(path / self.members[0]), trust_remote_code=remote_code)
+        self.tokenizer = load_tokenizer(str(path / self.members[0]), trust_remote_code=remote_code, needs_eos=False)
         self.model = load_reward_model(base, **model_options)
         self.statistics = [read_statistics(str(path / name), standardize) for name in self.members]
         self.mean, self.deviation = 0.0, statistics.fmean(deviation for _, deviation in self.statistics)

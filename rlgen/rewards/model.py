@@ -55,7 +55,7 @@ class RewardModel:
         **model_options: Any,
     ) -> None:
         remote_code = bool(model_options.get("trust_remote_code", False))
-        self.tokenizer = load_tokenizer(name_or_path, trust_remote_code=remote_code)
+        self.tokenizer = load_tokenizer(name_or_path, trust_remote_code=remote_code, needs_eos=False)
         self.model = prepare_for_scoring(_load(name_or_path, model_options), self.tokenizer)
         self.model.to(device or default_device())
         if self.model.config.num_labels != 1:

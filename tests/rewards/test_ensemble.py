@@ -16,9 +16,10 @@ from transformers import (
 )
 from trl import RewardConfig, RewardTrainer
 
-from rlgen.config import ModelArguments
-from rlgen.errors import ConfigError, DataError, RewardError
+from rlgen.config import ModelArguments, TaskArguments
+from rlgen.errors import ConfigError, DataError, ModelError, RewardError
 from rlgen.models import load_reward_model, load_tokenizer, resolve_model, save_model
+from rlgen.pairing import PairArguments, obtain_pairs
 from rlgen.rewards import load_reward
 from rlgen.rewards.ensemble import ENSEMBLE, RewardEnsemble, is_ensemble, read_ensemble, write_ensemble
 from rlgen.rewards.model import STATISTICS, RewardModel, load_model_reward, token_ids
@@ -278,7 +279,7 @@ def test_an_ensemble_of_whole_models_or_of_one_is_refused(tiny_llama, tmp_path):
 
 @pytest.mark.parametrize("use_peft", [True, False])
 def test_an_encoder_learns_and_is_loaded_by_plain_transformers(tiny_bert, tmp_path, use_peft):
-    tokenizer = load_tokenizer(tiny_bert)
+    tokenizer = load_tokenizer(tiny_bert, needs_eos=False)
     run = open_run(tmp_path, stage="reward", config={})
     model_args = ModelArguments(dtype="float32", lora_r=4, use_peft=use_peft)
     args = arguments(tmp_path, max_steps=12)
@@ -301,7 +302,13 @@ def test_a_random_pooler_is_saved_with_a_member(tiny_bert, tmp_path):
     run = open_run(tmp_path, stage="reward", config={})
     args = arguments(tmp_path)
     train_ensemble(
-        run, 2, args, ModelArguments(dtype="float32", lora_r=4), tiny_bert, load_tokenizer(tiny_bert), PAIRS
+        run,
+        2,
+        args,
+        ModelArguments(dtype="float32", lora_r=4),
+        tiny_bert,
+        load_tokenizer(tiny_bert, needs_eos=False),
+        PAIRS,
     )
     first, second = (RewardEnsemble(str(tmp_path), dtype="float32").member_scores(PROMPTS, COMPLETIONS) for _ in "ab")
     assert first == second  # although the base's own pooler is another one each time
@@ -309,7 +316,7 @@ def test_a_random_pooler_is_saved_with_a_member(tiny_bert, tmp_path):
 
 
 def test_an_encoder_reads_pairs_and_cuts_the_prompt(tiny_bert):
-    tokenizer = load_tokenizer(tiny_bert)
+    tokenizer = load_tokenizer(tiny_bert, needs_eos=False)
     prompt, completion = [{"role": "user", "content": "Say alpha beta gamma."}], "It is beta ."
     whole = tokenizer.convert_ids_to_tokens(token_ids(tokenizer, prompt, completion))
     assert whole == "[CLS] Say alpha beta gamma . [SEP] It is beta . [SEP]".split()
@@ -320,6 +327,21 @@ def test_an_encoder_reads_pairs_and_cuts_the_prompt(tiny_bert):
     rows = tokenized_pairs(with_margins(PAIRS, 0.0), tokenizer, 9)
     assert rows.column_names == ["chosen_ids", "rejected_ids"]
     assert RewardModel(tiny_bert, dtype="float32").max_length == 32
+
+
+def test_an_encoder_cannot_write(tiny_bert, tmp_path):
+    with pytest.raises(ModelError, match="no eos token"):
+        load_tokenizer(tiny_bert)
+    with pytest.raises(ConfigError, match=r"is an encoder and cannot sample answers; give pairs"):
+        obtain_pairs(
+            tmp_path,
+            tiny_bert,
+            load_tokenizer(tiny_bert, needs_eos=False),
+            arguments(tmp_path),
+            PairArguments(),
+            TaskArguments(),
+            ModelArguments(),
+        )
 
 
 # Margins
