@@ -149,7 +149,7 @@ def test_an_ensemble_goes_through_reward_evaluate_and_ppo(workplace: Path, tmp_p
     for recipe, words in {
         "reward": line.split(),
         "reward_evaluate": "--reward reward --pairs reward/pairs/heldout.jsonl --aggregate worst".split(),
-        "ppo": arguments("ppo", "llama") + ["--reward", "reward"],
+        "ppo": [*arguments("ppo", "llama"), "--reward", "reward"],
     }.items():
         done = script(recipe, words, tmp_path)
         assert done.returncode == 0, done.stderr
