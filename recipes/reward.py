@@ -3,7 +3,7 @@
     rlgen reward --config recipes/configs/docstring/reward.yaml
     rlgen reward --model_name_or_path runs/sft --dataset_name pairs.jsonl --output_dir runs/reward
     rlgen reward --model_name_or_path runs/sft --dataset_name rows.jsonl --reward my_rewards.py:politeness
-    rlgen reward --model_name_or_path embedded-encoder --dataset_name human:sentiment --num_members 5
+    rlgen reward --model_name_or_path embedded-encoder --dataset_name human:sentiment --num_members 5 --lora_r 8
 
 Needs pairs (`prompt`, `chosen`, `rejected`), or rows with a reference (`prompt`, `completion`; a task has them): then
 the model, a decoder, samples answers, and pairs are the reference over a sample, and the better over the worse sample
