@@ -36,6 +36,7 @@ MINIMAL = {
     "sft": f"--model_name_or_path MODEL --dataset_name rows.jsonl --output_dir sft {TRAINING}",
     "reward": f"--model_name_or_path MODEL --dataset_name rows.jsonl --reward my_rewards.py:shortness --min_margin 0 "
     f"--num_generations 2 --max_completion_length 8 --output_dir reward {TRAINING}",
+    "reward_evaluate": "--reward my_rewards.py:shortness --pairs pairs.jsonl --output_dir reward_evaluate",
     "ppo": "--model_name_or_path MODEL --dataset_name rows.jsonl --reward my_rewards.py:shortness --output_dir ppo "
     "--per_device_train_batch_size 2 --steps_per_generation 1 --num_generations 2 --max_completion_length 8 "
     "--critic_warmup_rollouts 0 --num_ppo_epochs 1 --max_steps 2",
@@ -50,6 +51,7 @@ MINIMAL = {
 LEAVES = {
     "sft": ["run.json", "metrics.jsonl", "config.json", "model.safetensors", "tokenizer_config.json"],
     "reward": ["run.json", "metrics.jsonl", "model.safetensors", "evaluation.json", "pairs/train.jsonl"],
+    "reward_evaluate": ["run.json", "evaluation.json", "reward_report.html"],
     "ppo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors", "critic"],
     "dpo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors"],
     "compare": ["run.json", "results.json", "report.html"],
@@ -159,6 +161,26 @@ def test_a_gpt2_goes_through_all_recipes_one_upon_the_other(
         assert not [name for name in LEAVES[recipe] if not (tmp_path / recipe / name).exists()]
     results = json.loads(Path("compare/results.json").read_text())
     assert {(row["a"], row["b"]) for row in results["comparisons"]} >= {("base", "sft"), ("sft", "ppo")}
+
+
+@pytest.mark.slow
+def test_an_ensemble_goes_through_reward_evaluate_and_ppo(workplace: Path, tmp_path: Path) -> None:
+    for file in workplace.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    line = f"--model_name_or_path llama --dataset_name pairs.jsonl --num_members 2 --output_dir reward {TRAINING}"
+    for recipe, words in {
+        "reward": line.split(),
+        "reward_evaluate": "--reward reward --pairs reward/pairs/heldout.jsonl --aggregate worst".split(),
+        "ppo": [*arguments("ppo", "llama"), "--reward", "reward"],
+    }.items():
+        done = script(recipe, words, tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "reward" / "member_1" / "adapter_model.safetensors").is_file()
+    evaluation = json.loads((tmp_path / "runs" / "reward_evaluate" / "evaluation.json").read_text())
+    assert len(evaluation["ensemble"]["members"]) == 2
+    assert evaluation["ensemble"]["aggregate"] == "worst"
+    again = script("reward", line.split(), tmp_path)
+    assert again.stdout.startswith("reward is finished")
 
 
 @pytest.mark.slow
