@@ -239,8 +239,9 @@ class AuditCallback(TrainerCallback):
         assert self.start is not None
         changes = [change for change in verdict.watched if change.name in verdict.alarms]
         measure = self.measures[min(changes, key=lambda change: change.p_value).name]
-        pairs = enumerate(zip(self.start.watched[measure.name], now.watched[measure.name], strict=True))
-        falls = [(-abs(b - a) if measure.both_ways else b - a, i) for i, (a, b) in pairs if None not in (a, b)]
+        both = zip(self.start.watched[measure.name], now.watched[measure.name], strict=True)
+        rises = [(b - a, i) for i, (a, b) in enumerate(both) if a is not None and b is not None]
+        falls = [(-abs(rise) if measure.both_ways else rise, i) for rise, i in rises]
         return [
             {
                 "measure": measure.name,

@@ -105,7 +105,7 @@ def watched_measures(gold: Sequence[Score], *, has_reference: bool) -> list[Watc
             "unshared",
             unshared,
             TOLERATED,
-            cause="the policy answers different prompts with the same text, which the reward likes whatever the prompt",
+            cause="the policy answers different prompts with one text, which the reward likes whatever the prompt",
             change="add a reward that looks at the prompt, set entropy_coef, or raise kl_coef",
         ),
         Watched(
