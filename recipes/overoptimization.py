@@ -99,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     run = None
     if os.environ.get("RANK", "0") == "0":
-        run = open_run(args.output_dir, stage="overoptimization", config=resolved_config(args, data))
+        # The rows make these curves what they are; what is looked at on them may change later.
+        identity = resolved_config(data) | {"max_rows": args.max_rows}
+        run = open_run(args.output_dir, stage="overoptimization", config=identity)
 
     # 1. A run of PPO against the proxy, on all processes
     ppo_run = args.ppo_run

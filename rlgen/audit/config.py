@@ -15,30 +15,28 @@ class AuditArguments:
 
     audit_steps: int = field(
         default=0,
-        metadata={"help": "Audit held-out prompts every so many optimizer steps, at whole rollouts; 0 for never."},
+        metadata={"help": "Audit held-out prompts every so many steps; 0 for never."},
     )
     audit_reward: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Rewards that training does not optimize and the audit watches, named as for --reward; without "
-            "any it watches ROUGE-L (where rows have a reference), repetition, sameness, length and endings."
+            "help": "Rewards that are not optimized, for the audit to watch beside ROUGE-L (where rows have a "
+            "reference), repetition, sameness, length and endings."
         },
     )
     audit_prompts: int = field(default=64, metadata={"help": "How many held-out prompts the audit answers."})
     audit_temperature: float = field(
-        default=0.0, metadata={"help": "Temperature of the audit's completions; 0 for the most likely tokens."}
+        default=0.0, metadata={"help": "Temperature of the audit's completions; 0 for greedy."}
     )
     audit_action: str = field(
         default="warn",
         metadata={
-            "help": "What to do on alarm. warn: go on; raise_kl: raise the KL penalty and go on; rollback: go back to "
-            "the last good state and raise the KL penalty; stop: end training.",
+            "help": "On alarm: warn, raise_kl (raise the KL penalty), rollback (to the last good state, and raise "
+            "it) or stop.",
             "choices": list(ACTIONS),
         },
     )
-    audit_kl_factor: float = field(
-        default=4.0, metadata={"help": "What raise_kl and rollback multiply the weight of the KL penalty by."}
-    )
+    audit_kl_factor: float = field(default=4.0, metadata={"help": "What raise_kl and rollback multiply kl_coef by."})
 
 
 def check_audit(args: AuditArguments, kl_coef: float) -> None:

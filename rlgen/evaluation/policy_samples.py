@@ -11,8 +11,8 @@ from datasets import Dataset
 
 from rlgen.errors import ConfigError, DataError
 from rlgen.evaluation.checkpoints import Checkpoint
-from rlgen.evaluation.generations import Generated, Sampling, Store, generate_cached, loaded, logprobs_cached
-from rlgen.evaluation.measures import Score, score_completions
+from rlgen.evaluation.generations import CHUNK, Generated, Sampling, Store, generate_cached, loaded, logprobs_cached
+from rlgen.evaluation.measures import Score, score_side_by_side
 from rlgen.generation import Completion, render_prompts
 from rlgen.models import load_tokenizer
 from rlgen.rewards import weighted_sum
@@ -153,13 +153,18 @@ def score_samples(
         DataError: fewer than two prompts have.
         RewardError: a reward raised or broke its contract.
     """
-    scores: dict[str, dict[str, np.ndarray]] = {}
-    for number, (name, drawn) in enumerate(samples.items()):
-        scores[name] = {}
-        for which, (functions, weights) in rewards.items():
-            values = score_completions(weighted_sum(functions, weights), rows, drawn.completions)
+    authors = {("", name): drawn.completions for name, drawn in samples.items()}
+    parts = [range(i, min(i + CHUNK, len(rows))) for i in range(0, len(rows), CHUNK)]
+    scores: dict[str, dict[str, np.ndarray]] = {name: {} for name in samples}
+    for number, (which, (functions, weights)) in enumerate(rewards.items()):
+        # Everybody's samples of a prompt side by side: a reward model then reads the prompt once.
+        scored: dict[str, list[list[float | None]]] = {name: [] for name in samples}
+        for part in parts:
+            for (_, name), values in score_side_by_side(weighted_sum(functions, weights), rows, authors, part).items():
+                scored[name] += values
+            report_progress("scores", number * len(rows) + part.stop, len(rewards) * len(rows))
+        for name, values in scored.items():
             scores[name][which] = np.array([[np.nan if v is None else v for v in row] for row in values], dtype=float)
-        report_progress("scores", number + 1, len(samples))
     complete = np.all([np.isfinite(v).all(1) for each in scores.values() for v in each.values()], axis=0)
     kept = np.flatnonzero(complete)
     if len(kept) < 2:

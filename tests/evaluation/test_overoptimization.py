@@ -118,10 +118,10 @@ def test_laws_without_a_peak():
 def test_intervals_hold_the_truth_as_often_as_they_say():
     a, b = 1.0, 0.7
     hits = 0
-    for seed in range(60):
-        low, high = fit_curve("rl", kl_table(), rl_gains(a, b, 0.5, seed=seed), resamples=200).peak_interval
+    for seed in range(40):
+        low, high = fit_curve("rl", kl_table(), rl_gains(a, b, 0.5, seed=seed), resamples=100).peak_interval
         hits += low <= peak_kl("rl", a, b) <= high
-    assert 50 <= hits <= 60
+    assert 33 <= hits <= 40
 
 
 def test_too_few_points_are_refused():
