@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "versions": run.record["versions"],
     }
     write_atomic(run.path / "overoptimization.json", json.dumps(finite(record), indent=1) + "\n")
-    picture = overoptimization_chart(results, unit="gain, in standard deviations of the start's samples")
+    picture = overoptimization_chart(results, unit="gain, in SD of the start's samples")
     write_atomic(run.path / "overoptimization.svg", picture)
     run.finish({name: result["stop"]["sentence"] for name, result in results.items()})
 
