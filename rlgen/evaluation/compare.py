@@ -32,7 +32,7 @@ from rlgen.evaluation.generations import (
 )
 from rlgen.evaluation.measures import Measure, Scores, check_unique, is_model, score_side_by_side, weighted_sum
 from rlgen.evaluation.metrics import DistinctN
-from rlgen.evaluation.results import SCHEMA_VERSION, compare_all, number, summarize, verdicts
+from rlgen.evaluation.results import SCHEMA_VERSION, compare_all, compare_methods, number, summarize, verdicts
 from rlgen.generation import Prompt, render_prompts
 
 logger = logging.getLogger(__name__)
@@ -305,6 +305,7 @@ def _assemble(
         "kl_reference": setup.kl_reference,
         "measures": [*(measure.entry() for measure in measures), DISTINCT.entry()],
         "comparisons": compare_all(scores, measures),
+        "methods": compare_methods(scores, measures),
         "summary": summary,
         "generation_seconds": {
             sampling: {name: round(generated.seconds, 1) for name, generated in by_name.items()}

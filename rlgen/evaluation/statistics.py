@@ -81,7 +81,8 @@ def bootstrap_mean(
     """Mean of independent values with a bootstrap interval.
 
     The interval is bias-corrected and accelerated (BCa); where that is undefined it is the percentile interval, and
-    where all values are equal it is that value. One value has no interval: low and high are NaN.
+    where all values are equal it is that value. One value has no interval: low and high are NaN. Bootstrap intervals
+    of few values are too narrow; the level is raised by what makes a normal interval Student's (`_expanded`).
 
     Args:
         values: One number per prompt, shape (prompts,); NaN entries are left out.
@@ -92,7 +93,8 @@ def bootstrap_mean(
     Returns:
         The number of values used, their mean and the interval.
 
-    Source: Efron 1987, "Better Bootstrap Confidence Intervals".
+    Source: Efron 1987, "Better Bootstrap Confidence Intervals"; Hesterberg 2015, "What Teachers Should Know About the
+    Bootstrap", section 3.3, for the expanded level.
     """
     # Sorted, so that the same prompts in another order give the same interval to the last digit.
     kept = np.sort(values[~np.isnan(values)])
@@ -111,7 +113,7 @@ def bootstrap_mean(
                 (kept,),
                 np.mean,
                 n_resamples=resamples,
-                confidence_level=confidence,
+                confidence_level=_expanded(confidence, kept.size),
                 method=method,
                 rng=np.random.default_rng(seed),
             ).confidence_interval
@@ -119,6 +121,12 @@ def bootstrap_mean(
         if math.isfinite(low) and math.isfinite(high):
             break
     return Estimate(int(kept.size), mean, low, high)
+
+
+def _expanded(confidence: float, size: int) -> float:
+    """The level at which a bootstrap interval of `size` values is as wide as it should be at `confidence`."""
+    half_width = math.sqrt(size / (size - 1)) * stats.t.ppf((1 + confidence) / 2, size - 1)
+    return float(1 - 2 * stats.norm.cdf(-half_width))
 
 
 def compare_paired(
