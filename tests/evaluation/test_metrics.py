@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import pytest
 
@@ -88,4 +89,5 @@ def test_every_metric_says_what_it_is():
     for name, metric in METRICS.items():
         assert metric.description.endswith("."), name
         assert metric.kind == ("diagnostic" if metric.higher_is_better is None else "metric")
+        assert f"`{name}`" in (Path(__file__).parents[2] / "docs" / "results.md").read_text(encoding="utf-8")
     assert not math.isnan(METRICS["bleu"].score(["a"], reference=["b"])[0])
