@@ -55,6 +55,10 @@ class CompareArguments:
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "Their weights in the sum; default the task's, or 1 each."}
     )
+    reward_config: str | None = field(
+        default=None,
+        metadata={"help": "Composition of rewards to measure instead: its YAML file, or the run trained with it."},
+    )
     reward_model: str | None = field(default=None, metadata={"help": "Trained reward model to measure as well."})
     metrics: list[str] | None = field(
         default=None, metadata={"help": "Measures that nothing trains on, see docs/results.md; default the task's."}
@@ -154,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metrics=args.metrics,
         kl_reference=kl_reference,
         own_rows=bool(source),
+        reward_config=args.reward_config,
     )
     names = [measure.name for measure in measures]
     names += [f"{other.name}/{measure.name}" for other in capabilities for measure in other.measures]

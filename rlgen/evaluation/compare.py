@@ -43,10 +43,10 @@ from rlgen.evaluation.measures import (
     Measure,
     Scores,
     check_unique,
+    combined,
     is_model,
     score_groups,
     score_side_by_side,
-    weighted_sum,
 )
 from rlgen.evaluation.metrics import EMBEDDING_SPREAD, LOG_PERPLEXITY
 from rlgen.evaluation.results import number
@@ -340,8 +340,7 @@ def _score_all(
         nothing: Scores = [[None for _ in samples] for samples in authors[plan, name]]
         for measure in measures:
             if measure.terms:
-                parts = [by_measure[term] for term, _ in measure.terms]
-                by_measure[measure.name] = weighted_sum(parts, [weight for _, weight in measure.terms])
+                by_measure[measure.name] = combined(measure, by_measure, authors[plan, name])
             elif measure.group:
                 by_measure[measure.name] = score_groups(measure, authors[plan, name], by_measure)
             elif measure.score is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,8 +22,10 @@ from rlgen.evaluation.metrics import (
     truncated,
     unknown_metric,
 )
+from rlgen.rewards.build import load_composite
 from rlgen.rewards.check import check_rewards, checked, reward_name
-from rlgen.rewards.compose import call_reward
+from rlgen.rewards.compose import add_up, call_reward
+from rlgen.rewards.composite import CompositeReward
 from rlgen.rewards.load import load_reward, load_rewards
 from rlgen.rewards.model import RewardModel
 
@@ -50,6 +53,7 @@ class Measure:
         terms: For a weighted sum, the names of the measures it adds, with their weights.
         group: Function of the texts of one prompt's samples, whose answer stands for all of them.
         over: What the group function reads in place of texts: the scores of the measure of this name.
+        mix: What else is done to those measures before they are added.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Measure:
     terms: tuple[tuple[str, float], ...] = ()
     group: Group | None = None
     over: str | None = None
+    mix: CompositeReward | None = None
 
     def entry(self) -> dict[str, Any]:
         """The measure as it stands in results.json."""
@@ -84,6 +89,29 @@ def reward_measures(functions: Sequence[Score], weights: Sequence[float]) -> lis
     terms = tuple(zip(names, weights, strict=True))
     formula = " + ".join(f"{weight:g} × {name}" for name, weight in terms)
     return [Measure(COMPOSITE, f"Weighted sum of the rewards: {formula}.", "reward", True, terms=terms), *measures]
+
+
+def composite_measures(composite: CompositeReward) -> list[Measure]:
+    """A composition, then the raw score of each of its parts.
+
+    Raises:
+        ConfigError: A part is normalised or debiased by what a run has learned, and there is no such run.
+    """
+    if composite.unlearned:
+        raise ConfigError(
+            f"reward '{composite.unlearned[0]}' is normalised by what training has seen: "
+            "give the run's folder as --reward_config"
+        )
+    names = _unique([part.name for part in composite.parts], reserved=(COMPOSITE,))
+    terms = tuple((name, part.weight) for name, part in zip(names, composite.parts, strict=True))
+    whole = f"Composed of {', '.join(names)} as in training."
+    raw = [
+        Measure(
+            name, f"Raw score of {part.name} in the composition.", "reward", True, composite.part_reward(part.name)
+        )
+        for name, part in zip(names, composite.parts, strict=True)
+    ]
+    return [Measure(COMPOSITE, whole, "reward", True, terms=terms, mix=composite), *raw]
 
 
 def metric_measures(
@@ -161,6 +189,7 @@ def choose_measures(
     metrics: Sequence[str] | None,
     kl_reference: str | None,
     own_rows: bool = False,
+    reward_config: str | None = None,
 ) -> list[Measure]:
     """All measures of a comparison, tried on two rows before anything is generated.
 
@@ -173,6 +202,7 @@ def choose_measures(
         metrics: Metrics by name; None for the task's own.
         kl_reference: Name of the checkpoint that KL is measured to.
         own_rows: The rows are not the task's, so that its rewards and metrics are no default.
+        reward_config: File or run folder of a composition in place of rewards and weights.
 
     Raises:
         ConfigError: Two measures share a name, a metric is unknown, or weights do not fit.
@@ -180,7 +210,11 @@ def choose_measures(
     """
     default_task = None if own_rows else task
     measures: list[Measure] = []
-    if reward or default_task:
+    if reward_config:
+        if reward or reward_weights:
+            raise ConfigError("reward_config stands in place of reward and reward_weights: give one or the other")
+        measures += composite_measures(load_composite(reward_config, task))
+    elif reward or default_task:
         functions, weights = load_rewards(reward, reward_weights, task)
         measures += reward_measures(functions, weights)
     elif reward_weights:
@@ -196,7 +230,7 @@ def choose_measures(
         try:
             return load_reward(name, task=task)
         except RewardError as error:
-            if ":" in name or "/" in name:
+            if not re.fullmatch(r"\w+", name):  # it says where the reward is, and the error knows what is wrong there
                 raise
             raise unknown_metric(name, list(available)) from error
 
@@ -205,7 +239,7 @@ def choose_measures(
     check_unique(measures)
     check_pass(measures)
     tried = [measure.score for measure in measures if measure.score and measure.kind != "diagnostic"]
-    check_rewards([checked(score) for score in tried], rows)
+    check_rewards([checked(score) for score in tried], rows, probe=False)
     return measures
 
 
@@ -333,16 +367,23 @@ def is_model(score: Score | None) -> bool:
     return isinstance(getattr(score, "function", score), RewardModel)
 
 
-def weighted_sum(parts: Sequence[Scores], weights: Sequence[float]) -> Scores:
-    """Combine rewards as training does: None counts as absent, and a sample without any score stays None."""
-    return [
-        [_weighted(values, weights) for values in zip(*samples, strict=True)] for samples in zip(*parts, strict=True)
-    ]
+def combined(measure: Measure, scores: Mapping[str, Scores], completions: Sequence[Sequence[Completion]]) -> Scores:
+    """Combine rewards as training does: None counts as absent, and a sample without any score stays None.
 
-
-def _weighted(values: Sequence[float | None], weights: Sequence[float]) -> float | None:
-    terms = [weight * value for value, weight in zip(values, weights, strict=True) if value is not None]
-    return sum(terms) if terms else None
+    Args:
+        measure: One with terms.
+        scores: Per measure, per prompt, one score per sample.
+        completions: Per prompt, its samples.
+    """
+    parts = [[value for samples in scores[term] for value in samples] for term, _ in measure.terms]
+    if measure.mix is None:
+        flat = add_up(parts, [weight for _, weight in measure.terms])
+    else:
+        names = [part.name for part in measure.mix.parts]
+        texts = [sample.text for samples in completions for sample in samples]
+        flat = [row.reward for row in measure.mix.explain_scores(dict(zip(names, parts, strict=True)), texts)]
+    values = iter(flat)
+    return [[next(values) for _ in samples] for samples in completions]
 
 
 def _first_line(function: Any) -> str:

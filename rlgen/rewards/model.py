@@ -51,6 +51,7 @@ class RewardModel:
         max_length: int | None = None,
         **model_options: Any,
     ) -> None:
+        self.name_or_path = name_or_path
         remote_code = bool(model_options.get("trust_remote_code", False))
         self.tokenizer = load_tokenizer(name_or_path, trust_remote_code=remote_code)
         self.model = prepare_for_scoring(_load(name_or_path, model_options), self.tokenizer)
