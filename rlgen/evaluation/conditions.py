@@ -128,7 +128,8 @@ def _judged(condition: Condition, results: Mapping[str, Any]) -> dict[str, Any]:
     else:
         reason = f"{'holds' if failed else 'does not hold'}: {numbers}"
         if not math.isnan(beyond.low):
-            reason += f", apart by {beyond.difference:+.4g} (95% interval {beyond.low:+.4g} to {beyond.high:+.4g})"
+            low, high = _signed(beyond.low), _signed(beyond.high)
+            reason += f", apart by {_signed(beyond.difference)} (95% interval {low} to {high})"
     return {
         "condition": condition.text,
         "failed": failed,
@@ -138,3 +139,7 @@ def _judged(condition: Condition, results: Mapping[str, Any]) -> dict[str, Any]:
         "ci_low": number(beyond.low),
         "ci_high": number(beyond.high),
     }
+
+
+def _signed(value: float) -> str:
+    return f"{value + 0.0:+.4g}"  # adding zero makes -0 plain
