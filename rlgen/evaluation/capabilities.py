@@ -238,6 +238,7 @@ def _sentence(
     start = f"{name}: {title(b)} against {title(a)} on {measure} ({plan}, {n} prompts): {verdict}"
     if math.isnan(low):
         return f"{start}; these prompts tell nothing."
+    gain, low, high = (round(value, 3) + 0.0 for value in (gain, low, high))  # adding zero makes -0 plain
     numbers = f"{gain:+.3f} (95% interval {low:+.3f} to {high:+.3f})"
     doubt = f"; a loss could be as large as {-low:.3f}" if verdict == "not shown" else ""
     return f"{start}, {numbers}{doubt}."
