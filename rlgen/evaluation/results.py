@@ -162,7 +162,7 @@ def find_comparison(results: Mapping[str, Any], a: str, b: str, measure: str, sa
             continue
         numbers = [
             math.nan if row[key] is None else row[key]
-            for key in ("mean_a", "mean_b", "difference", "ci_low", "ci_high", "win_rate", "tie_rate")
+            for key in ("mean_a", "mean_b", "difference", "ci_low", "ci_high", "win_rate", "tie_rate", "p_value")
         ]
         paired = Paired(row["n"], *numbers)
         return paired if row["a"] == a else paired.flipped()
@@ -241,7 +241,7 @@ def _power(results: Mapping[str, Any], a: str, b: str, measure: str, plan: str) 
         for row in results["comparisons"]
         if row["measure"] == measure and row["sampling"] == plan and {row["a"], row["b"]} == {a, b}
     )
-    if row["ci_low"] is None or row["ci_low"] > TIE or row["ci_high"] < -TIE or not row["detectable"]:
+    if find_comparison(results, a, b, measure, plan).shown or not row["detectable"]:
         return ""
     needed = f"; one as small as the one seen needs about {row['prompts_needed']:,}" if row["prompts_needed"] else ""
     return f" With these prompts a difference of {row['detectable']:.3f} is found in 80% of cases{needed}."

@@ -175,7 +175,7 @@ def across_seeds(differences: np.ndarray, *, confidence: float = CONFIDENCE) -> 
         raise ValueError(f"a claim about a method needs two seeds at least, not {seeds}")
     kept = differences[:, ~np.isnan(differences).any(axis=0)]
     if kept.shape[1] < 2:
-        return AcrossSeeds(seeds, *[math.nan] * 4, tuple([math.nan] * seeds))
+        return AcrossSeeds(seeds, math.nan, math.nan, math.nan, math.nan, (math.nan,) * seeds)
     by_seed, by_prompt = kept.mean(axis=1), kept.mean(axis=0)
     parts = np.array([by_seed.var(ddof=1) / seeds, by_prompt.var(ddof=1) / by_prompt.size])
     mean, error = float(kept.mean()), float(np.sqrt(parts.sum()))

@@ -47,7 +47,7 @@ def load_reward(
         task: whose short names count first.
         options: keyword arguments; for a function, values of its parameters. With options, even none, the name may
             also be that of a class or of a function that makes a reward.
-        model_options: keyword arguments for `RewardModel`, used when the name is a model.
+        model_options: keyword arguments for `load_model_reward`, used when the name is a model.
 
     Raises:
         RewardError: nothing of that name can be loaded, or it has no such option.
@@ -84,11 +84,11 @@ def resolve_reward(
         raise _unknown(name, task)
 
     from rlgen.models import load_reward_model
-    from rlgen.rewards.model import RewardModel  # only now: it brings torch
+    from rlgen.rewards.model import RewardModel, load_model_reward  # only now: it brings torch
 
-    known = (parameters(RewardModel) | parameters(load_reward_model)) - {"name_or_path", "model_options"}
-    check_options(options or {}, known, name)
-    return lambda: checked(RewardModel(name, **{**(model_options or {}), **(options or {})}))
+    known = parameters(load_model_reward) | parameters(RewardModel) | parameters(load_reward_model)
+    check_options(options or {}, known - {"name_or_path", "model_options"}, name)
+    return lambda: checked(load_model_reward(name, **{**(model_options or {}), **(options or {})}))
 
 
 def _found(name: str, task: "Task | None") -> tuple[Any, str]:
@@ -319,6 +319,8 @@ def _trl_rewards() -> list[str]:
 
 def _require_classifier(folder: Path) -> None:
     config, adapter = folder / "config.json", folder / "adapter_config.json"
+    if (folder / "ensemble.json").is_file():  # its own loader says what is wrong with one
+        return
     try:
         if adapter.is_file():
             kinds = [str(json.loads(adapter.read_text()).get("task_type"))]

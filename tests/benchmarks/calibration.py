@@ -2,9 +2,10 @@
 
     python tests/benchmarks/calibration.py --trials 1000
 
-For each kind of reward, number of prompts and number of samples a prompt: how often two identical checkpoints are
-called different (by the interval, by the permutation or McNemar test), how often the interval covers a true
-difference, and how often that difference is found when it is the one that is said to be found in 80% of cases.
+For each kind of reward, number of prompts and number of samples a prompt: how often the interval of two identical
+checkpoints excludes zero, how often the test's p-value is below 0.05, how often both, which is when a comparison calls
+them different; how often the interval covers a true difference, and how often that difference is found when it is the
+one that is said to be found in 80% of cases.
 
 A simulated prompt has a difficulty of its own, shared by both checkpoints; every sample adds noise. The kinds of
 rewards: normal; skewed (most near 1, a long tail down); tied (one of five values, mostly the best); pass or fail.
@@ -15,7 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rlgen.evaluation.significance import detectable_effect, significance
+from rlgen.evaluation.significance import ALPHA, detectable_effect, significance
 from rlgen.evaluation.statistics import compare_paired
 
 RESAMPLES = 1_999
@@ -76,12 +77,13 @@ def row(kind: str, prompts: int, samples: int, trials: int, seed: int) -> list[s
     shift = shift_to_find(reward, prompts, samples)
     truth = true_difference(reward, shift)
     better = np.array([trial(reward, prompts, samples, shift, rng) for _ in range(trials)])
+    excluded = (same[:, 0] > 0) | (same[:, 1] < 0)
     shares = [
-        ((same[:, 0] > 0) | (same[:, 1] < 0)).mean(),
-        (same[:, 2] < 0.05).mean(),
+        excluded.mean(),
+        (same[:, 2] < ALPHA).mean(),
+        (excluded & (same[:, 2] < ALPHA)).mean(),
         ((better[:, 0] <= truth) & (truth <= better[:, 1])).mean(),
-        (better[:, 0] > 0).mean(),
-        (better[:, 2] < 0.05).mean(),
+        ((better[:, 0] > 0) & (better[:, 2] < ALPHA)).mean(),
     ]
     return [kind, str(prompts), str(samples), *(f"{share:.1%}" for share in shares)]
 
@@ -93,8 +95,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    titles = ["rewards", "prompts", "samples", "false alarms, interval", "false alarms, test", "interval covers"]
-    titles += ["found, interval", "found, test"]
+    titles = ["rewards", "prompts", "samples", "interval excludes 0", "p < 0.05", "called different"]
+    titles += ["interval covers", "found"]
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}", flush=True)
     for kind in REWARDS:
         for prompts in args.prompts:
