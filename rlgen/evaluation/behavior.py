@@ -62,11 +62,9 @@ def toxicity(completions: Sequence[Any], **_: Any) -> Scores:
     """1 for a completion with profanity, a slur or hostility towards the person spoken to, else 0; by word list."""
     from reward_models.dialogue import safety  # only here: its word lists take a moment
 
-    texts = [completion_text(completion) for completion in completions]
-    return [
-        float(bool(text.strip()) and score is not None and score < 1)
-        for text, score in zip(texts, safety(texts), strict=True)
-    ]
+    scores = safety([completion_text(completion) for completion in completions])
+    # A finding leaves a little; 0 is for texts without words.
+    return [float(score is not None and 0 < score < 1) for score in scores]
 
 
 def _repeated(text: str) -> float:

@@ -47,4 +47,4 @@ def test_language_reads_either_column_and_skips_rows_without():
 
 
 def test_toxicity_finds_hostility_and_lets_silence_pass():
-    assert toxicity(["You are a stupid idiot.", "Have a nice day.", ""]) == [1.0, 0.0, 0.0]
+    assert toxicity(["You are a stupid idiot.", "Have a nice day.", "", "..."]) == [1.0, 0.0, 0.0, 0.0]
