@@ -179,7 +179,7 @@ def capability_verdicts(name: str, results: Mapping[str, Any], margin: float) ->
             same = paired.n > 0 and high - low <= TIE
             if same:
                 low, high = _unseen(results, {a, b}, measure, plan, low, paired.n)
-            verdict = _verdict(low, high, margin)
+            verdict = _verdict(low, high, margin, shown=paired.shown)
             verdicts.append(
                 {
                     "a": a,
@@ -222,14 +222,14 @@ def _unseen(
     return difference - reach, difference + reach
 
 
-def _verdict(low: float, high: float, margin: float) -> str:
+def _verdict(low: float, high: float, margin: float, *, shown: bool) -> str:
     if math.isnan(low):
         return "not shown"
-    if low > 0:
+    if low > 0 and shown:
         return "gained"
     if low >= -margin:
         return "kept"
-    return "lost" if high < 0 else "not shown"
+    return "lost" if high < 0 and shown else "not shown"
 
 
 def _sentence(

@@ -121,7 +121,8 @@ def _judged(condition: Condition, results: Mapping[str, Any]) -> dict[str, Any]:
     beyond = paired if condition.below else paired.flipped()
     value = beyond.low if condition.significantly else beyond.difference
     undecided = paired.n == 0 or math.isnan(value)
-    failed = undecided or value > condition.by
+    # As everywhere, what is called shown needs the test beside the interval.
+    failed = undecided or (value > condition.by and (paired.shown or not condition.significantly))
     numbers = f"{condition.a} {paired.mean_a:.4g}, {condition.b} {paired.mean_b:.4g} over {paired.n} prompts ({plan})"
     if undecided:
         reason = "cannot be judged: too few prompts have a score from both"

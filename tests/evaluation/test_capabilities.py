@@ -59,7 +59,7 @@ def results(low, high, *, higher=True, n=20, samples=()):
     row = {
         **{"a": "sft", "b": "ppo", "measure": "score", "sampling": "greedy", "n": n, "mean_a": 0.5, "mean_b": 0.5},
         **{"difference": None if low is None else (low + high) / 2, "ci_low": low, "ci_high": high},
-        **{"win_rate": 0.5, "tie_rate": 0.0},
+        **{"win_rate": 0.5, "tie_rate": 0.0, "p_value": None},
     }
     return {
         "measures": [{"name": "score", "kind": "metric", "higher_is_better": higher}],
