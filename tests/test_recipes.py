@@ -56,7 +56,7 @@ LEAVES = {
     "reward_evaluate": ["run.json", "evaluation.json", "reward_report.html"],
     "ppo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors", "critic"],
     "dpo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors"],
-    "compare": ["run.json", "results.json", "report.html"],
+    "compare": ["run.json", "results.json", "report.html", "summary.md"],
     "overoptimization": ["run.json", "overoptimization.json", "overoptimization.svg", "generations/start.jsonl"],
     "quickstart": ["manifest.json", "report.html", "compare/results.json"],
     "reward_explain": [],

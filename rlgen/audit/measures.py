@@ -8,7 +8,8 @@ from typing import Any
 
 from reward_models._text import completion_text
 from rlgen.errors import ConfigError
-from rlgen.evaluation.metrics import rouge_l, word_ngrams
+from rlgen.evaluation.metrics import rouge_l
+from rlgen.evaluation.references import word_ngrams
 from rlgen.rewards import checked
 
 Score = Callable[..., Any]
