@@ -68,12 +68,12 @@ def deal(
     return {name: [part[key] for key in sorted(part)] for name, part in dealt.items()}
 
 
-def splitter(task: str, rows_of: Callable[[], Mapping[str, Sequence[Row]]]) -> Callable[..., Dataset]:
+def splitter(task: str, rows_of: Callable[[str], Sequence[Row]]) -> Callable[..., Dataset]:
     """Make the `split` of a task.
 
     Args:
         task: The task's name, for messages.
-        rows_of: Gives the rows of all splits; called when a split is first asked for, so it should remember them.
+        rows_of: Gives the rows of a split; called whenever one is asked for, so it should remember them.
 
     Returns:
         `split(name, max_rows=None)`, which raises ConfigError for an unknown split and DataError for an empty one.
@@ -82,7 +82,7 @@ def splitter(task: str, rows_of: Callable[[], Mapping[str, Sequence[Row]]]) -> C
     def split(name: str, max_rows: int | None = None) -> Dataset:
         if name not in SPLITS:
             raise ConfigError(f"unknown split '{name}' of task {task}; use one of {', '.join(SPLITS)}")
-        rows = list(rows_of()[name])
+        rows = list(rows_of(name))
         if not rows:
             raise DataError(f"task {task} has no rows for split '{name}'; give a larger source")
         return Dataset.from_list(rows if max_rows is None else rows[:max_rows])

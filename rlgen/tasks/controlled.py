@@ -50,7 +50,7 @@ def build(source: str | None = None) -> Task:
     return Task(
         name="controlled",
         description="Write a sentence with a given sentiment, given words and a given length.",
-        split=splitter("controlled", _splits),
+        split=splitter("controlled", lambda name: _splits()[name]),
         rewards={"controlled": 1.0},
         reward_functions={"controlled": controlled.composite, "intact": controlled.intact, **controlled.REWARDS},
         metrics={

@@ -55,7 +55,7 @@ def build(source: str | None = None) -> Task:
     return Task(
         name="reasoning",
         description="Solve small arithmetic problems with working and one final answer.",
-        split=splitter("reasoning", functools.partial(_splits, source)),
+        split=splitter("reasoning", lambda name: _splits(source)[name]),
         rewards={"reasoning": 1.0},
         reward_functions={"reasoning": rewards.composite, **rewards.REWARDS},
         metrics={"accuracy": accuracy, "working": rewards.working},

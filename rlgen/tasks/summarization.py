@@ -53,7 +53,7 @@ def build(source: str | None = None) -> Task:
     return Task(
         name="summarization",
         description="Summarize a technical text in one sentence.",
-        split=splitter("summarization", functools.partial(_splits, root, source == "xsum")),
+        split=splitter("summarization", lambda name: _splits(root, source == "xsum")[name]),
         rewards=rewards.WEIGHTS,
         reward_functions=rewards.REWARDS,
         metrics={"rouge": rewards.rouge},

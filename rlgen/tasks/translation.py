@@ -121,7 +121,7 @@ def build(source: str | None = None) -> Task:
     return Task(
         name="translation",
         description="Translate a short English text into French.",
-        split=splitter("translation", functools.partial(_splits, source)),
+        split=splitter("translation", lambda name: _splits(source)[name]),
         rewards={"translation": 1.0},
         reward_functions={"translation": rewards.composite, **rewards.REWARDS},
         metrics={"chrf": rewards.chrf, "bleu": rewards.bleu, "ter": rewards.ter, "french": rewards.target_language},
