@@ -63,6 +63,10 @@ def rated_sentences(shortest: int = 6, longest: int = 26) -> tuple[Rated, ...]:
 def _mended(raw: str) -> str | None:
     """Undo the tokenization; None for what is no complete plain sentence."""
     text = _TOKENIZED.sub("", " ".join(html.unescape(raw).split()))
-    if not text.isascii() or not re.fullmatch(r"[A-Za-z'].*[.!?]", text) or re.search(r"[*_|/\\<>{}\[\]()\"]|--", text):
+    if (
+        not text.isascii()
+        or not re.fullmatch(r"[A-Za-z'].*[.!?]", text)
+        or re.search(r"[*_|/\\<>{}\[\]()\"]|--", text)
+    ):
         return None
     return text[0].upper() + text[1:]

@@ -78,7 +78,9 @@ def sentiment_by_people(completions: Sequence[Any], sentiment: Sequence[str], **
 
 @functools.cache
 def _labeled() -> list[dict[str, str]]:
-    return [{"text": row["reference"], "label": row["sentiment"]} for row in _splits()["sft"][: augmentation.MAX_LABELED]]
+    return [
+        {"text": row["reference"], "label": row["sentiment"]} for row in _splits()["sft"][: augmentation.MAX_LABELED]
+    ]
 
 
 @functools.cache
