@@ -48,6 +48,10 @@ class CompareArguments:
     reward_weights: list[float] | None = field(
         default=None, metadata={"help": "Their weights in the sum; default the task's, or 1 each."}
     )
+    reward_config: str | None = field(
+        default=None,
+        metadata={"help": "Composition of rewards to measure instead: its YAML file, or the run trained with it."},
+    )
     reward_model: str | None = field(default=None, metadata={"help": "Trained reward model to measure as well."})
     metrics: list[str] | None = field(
         default=None, metadata={"help": "Measures that nothing trains on; default the task's, or rouge_l."}
@@ -128,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metrics=args.metrics,
         kl_reference=kl_reference,
         own_rows=bool(source),
+        reward_config=args.reward_config,
     )
     results = compare(
         checkpoints,

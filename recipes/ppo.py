@@ -17,20 +17,23 @@ from pathlib import Path
 
 from transformers import set_seed
 
+from rlgen.audit import AuditArguments, AuditCallback, check_audit, settings, watched_measures
 from rlgen.config import ModelArguments, TaskArguments, fit_to_machine, parse_arguments, recipe, resolved_config
 from rlgen.data import check_disjoint, load_rows
 from rlgen.errors import ConfigError
+from rlgen.evaluation.rows import with_reference
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
 from rlgen.ppo import PPOConfig, PPOTrainer
-from rlgen.rewards import check_rewards, load_rewards, load_token_rewards
+from rlgen.rewards import check_rewards, load_reward, load_rewards, load_token_rewards, save_reward_state
+from rlgen.rewards.spec import read_spec
 from rlgen.runs import open_run
 from rlgen.tasks import get_task
 from rlgen.tuning import freeze_below, peft_config
 
 
 @dataclass
-class PPOArguments(PPOConfig):
-    """Settings of PPO and its rewards."""
+class PPOArguments(PPOConfig, AuditArguments):
+    """Settings of PPO, its rewards and their audit."""
 
     reward: list[str] | None = field(
         default=None,
@@ -39,12 +42,29 @@ class PPOArguments(PPOConfig):
             "reward model; default are the task's. Weights: --reward_weights."
         },
     )
+    reward_config: str | None = field(
+        default=None,
+        metadata={
+            "help": "YAML file that composes rewards with options, gates, normalisation and schedules, in place of "
+            "--reward and --reward_weights; see docs/rewards/composition.md."
+        },
+    )
     token_reward: list[str] | None = field(
         default=None,
         metadata={
             "help": "Rewards of single tokens, module:function or file.py:function, which return a list of numbers a "
             "completion, one per token. Weights: --token_reward_weights."
         },
+    )
+    reward_check: bool = field(
+        default=True,
+        metadata={
+            "help": "Try the rewards on a few rows and odd completions before anything long starts, as the fast form "
+            "of rlgen reward check."
+        },
+    )
+    reward_timeout: float | None = field(
+        default=None, metadata={"help": "Seconds that one call of a reward may take; longer, and the run stops."}
     )
     ptx_dataset_name: str | None = field(
         default=None,
@@ -60,8 +80,11 @@ class PPOArguments(PPOConfig):
 
     def __post_init__(self) -> None:
         """Choose the number format that this machine is fast in."""
+        if self.reward_timeout is not None and self.reward_timeout <= 0:
+            raise ValueError(f"reward_timeout must be above 0 seconds, not {self.reward_timeout}")
         fit_to_machine(self)
         super().__post_init__()
+        check_audit(self, self.kl_coef)
 
 
 @recipe
@@ -72,7 +95,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="PPO with a learned critic against reward functions.",
         argv=argv,
     )
-    run = open_run(args.output_dir, stage="ppo", config=resolved_config(args, data, model_args))
+    args.settle_learning_rate(adapters=model_args.use_peft)  # so that run.json says which it is
+    config = resolved_config(args, data, model_args)
+    if args.reward_config is not None:
+        config["reward_config"] = read_spec(args.reward_config)  # what it says, so that a changed file is another run
+    run = open_run(args.output_dir, stage="ppo", config=config)
     next_command = (
         f"next: rlgen compare --checkpoints sft={model_args.model_name_or_path} ppo={args.output_dir} "
         "--output_dir runs/compare"
@@ -111,6 +138,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         if ptx_rows is not None:
             check_disjoint({"ptx": ptx_rows, "validation": validation})
         run.record_data("validation", validation)
+    audited = None
+    if args.audit_steps:
+        audited = validation
+        if audited is None and data.eval_dataset_name:
+            audited = load_rows(data.eval_dataset_name, columns=["prompt"], max_rows=args.audit_prompts)
+        elif audited is None and task is not None and not data.dataset_name:
+            audited = task.split("validation", args.audit_prompts)
+        if audited is None:
+            raise ConfigError("the audit needs held-out rows; give --eval_dataset_name FILE")
+        if validation is None:
+            check_disjoint({"training": rows, "audit": audited})
+            run.record_data("validation", audited)  # the purpose of these rows, as in other stages
+        audited = with_reference(audited.select(range(min(args.audit_prompts, len(audited)))))
 
     # 2. Rewards, tried on two rows before anything long starts
     token_rewards = load_token_rewards(args.token_reward)
@@ -121,10 +161,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         own_rows=bool(data.dataset_name),
         required=not token_rewards,
         model_options={"trust_remote_code": args.trust_remote_code},
+        config=args.reward_config,
     )
     args.reward_weights = weights or None
+    for reward in [*rewards, *token_rewards]:
+        reward.timeout = args.reward_timeout
     sample = rows.select(range(min(2, len(rows))))
-    check_rewards(rewards, sample)
+    gold = [load_reward(name, task=task) for name in args.audit_reward or ()]
+    if args.reward_check:
+        check_rewards(rewards, sample)
+        if audited is not None:
+            check_rewards([*rewards, *gold], audited)
 
     # 3. Model
     set_seed(args.seed)
@@ -133,7 +180,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             model_args.model_name_or_path, args.output_dir, trust_remote_code=args.trust_remote_code
         )
     tokenizer = load_tokenizer(start, trust_remote_code=args.trust_remote_code)
-    check_rewards(token_rewards, sample, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
+    if args.reward_check:
+        check_rewards(token_rewards, sample, lambda text: tokenizer(text, add_special_tokens=False)["input_ids"])
     model = load_policy(
         start,
         dtype=model_args.weights_dtype,
@@ -157,12 +205,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         ptx_dataset=ptx_rows,
         callbacks=run.callbacks(),
     )
+    if audited is not None:
+        watched = watched_measures(gold, has_reference="reference" in audited.column_names)
+        length = args.max_completion_length or 64
+        AuditCallback(
+            run.path, audited, rewards, weights, watched, settings(args), max_new_tokens=length, seed=args.seed
+        ).bind(trainer)
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or run.last_checkpoint())
 
     # 5. Save
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, args.output_dir, merge=False)
         trainer.critic.save(Path(args.output_dir) / "critic", for_resuming=False)
+        save_reward_state(args.output_dir, trainer.reward_funcs)
         last = {key: value for row in trainer.state.log_history for key, value in row.items() if "reward" in key}
         run.finish({**result.metrics, **last})
     print(next_command)

@@ -3,66 +3,36 @@
     rlgen reward --config recipes/configs/docstring/reward.yaml
     rlgen reward --model_name_or_path runs/sft --dataset_name pairs.jsonl --output_dir runs/reward
     rlgen reward --model_name_or_path runs/sft --dataset_name rows.jsonl --reward my_rewards.py:politeness
+    rlgen reward --model_name_or_path embedded-encoder --dataset_name human:sentiment --num_members 5 --lora_r 8
 
 Needs pairs (`prompt`, `chosen`, `rejected`), or rows with a reference (`prompt`, `completion`; a task has them): then
-the model samples answers, and pairs are the reference over a sample, and the better over the worse sample by the named
-rewards. The 144 prompts of the quickstart take about five minutes on two CPU cores. Leaves a plain
-sequence-classification folder, pairs/{train,heldout}.jsonl for `rlgen dpo`, and evaluation.json: accuracy on held-out
-pairs with its interval, beside rankers that see only a surface. The same command goes on with an interrupted run.
+the model, a decoder, samples answers, and pairs are the reference over a sample, and the better over the worse sample
+by the named rewards. The 144 prompts of the quickstart take about five minutes on two CPU cores. Leaves a plain
+sequence-classification folder, or ensemble.json and an adapter folder per member; besides, pairs/{train,heldout}.jsonl
+for `rlgen dpo`, evaluation.json and reward_report.html: accuracy on held-out pairs with its interval, beside rankers
+that see only a surface. The same command goes on with an interrupted run.
 """
 
 import json
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
 
-from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig
 
 from rlgen.config import ModelArguments, TaskArguments, fit_to_machine, parse_arguments, recipe, resolved_config
-from rlgen.data import check_disjoint, load_rows
-from rlgen.generation import Completion, generate
+from rlgen.data import check_disjoint
+from rlgen.evaluation.reward_models import evaluate_reward
+from rlgen.evaluation.reward_report import write_reward_report
 from rlgen.memory import release_memory
-from rlgen.models import load_policy, load_reward_model, load_tokenizer, save_model, starting_model
-from rlgen.pair_trainers import RewardTrainer
-from rlgen.preferences import build_pairs, evaluate_pairs, sample_once, split_pairs, write_jsonl
-from rlgen.rewards import check_rewards, load_rewards, weighted_sum
-from rlgen.rewards.model import STATISTICS, RewardModel
-from rlgen.runs import open_run, write_atomic
-from rlgen.tasks import get_task
-from rlgen.tuning import freeze_below, leave_casts_to_autocast, peft_config
-
-
-@dataclass
-class PairArguments:
-    """How pairs are made from rows with a reference."""
-
-    reward: list[str] | None = field(
-        default=None, metadata={"help": "Rewards that order samples: file.py:function, name, ...; default the task's."}
-    )
-    reward_weights: list[float] | None = field(default=None, metadata={"help": "One weight per reward."})
-    num_generations: int = field(default=4, metadata={"help": "Samples per prompt."})
-    temperature: float = field(default=1.0, metadata={"help": "Temperature of the sampling."})
-    max_completion_length: int | None = field(
-        default=None, metadata={"help": "Tokens per sample; default the task's."}
-    )
-    generation_batch_size: int = field(default=8, metadata={"help": "Prompts that are sampled at a time."})
-    min_margin: float = field(default=0.1, metadata={"help": "Least reward difference between two samples of a pair."})
-    pairs_per_prompt: int = field(default=1, metadata={"help": "Most pairs per prompt from each of the two sources."})
-    heldout_fraction: float = field(default=0.25, metadata={"help": "Share of the prompts kept for evaluation."})
-
-    def __post_init__(self) -> None:
-        """Refuse values that leave nothing to train on or nothing to evaluate with."""
-        if not 0 < self.heldout_fraction < 1:
-            raise ValueError(f"heldout_fraction must lie between 0 and 1, not {self.heldout_fraction}")
-        for name in ("num_generations", "generation_batch_size", "pairs_per_prompt"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+from rlgen.models import load_tokenizer, starting_model
+from rlgen.pairing import PairArguments, obtain_pairs
+from rlgen.preferences import unit_rows
+from rlgen.rewards.model import load_model_reward
+from rlgen.rewards.training import record_statistics, train_ensemble, train_reward_model, with_margins
+from rlgen.runs import finite, open_run, write_atomic
 
 
 @dataclass
@@ -70,6 +40,15 @@ class RewardArguments(RewardConfig):
     """TRL's reward modelling settings, with defaults for LoRA on a small machine."""
 
     output_dir: str | None = field(default="runs/reward", metadata={"help": "Folder of this run."})
+    num_members: int = field(default=1, metadata={"help": "Members of an ensemble: adapters on one base."})
+    bootstrap_members: bool = field(default=False, metadata={"help": "Each member draws prompts with replacement."})
+    margin_scale: float = field(
+        default=0.0, metadata={"help": "Log odds per unit of the pairs' margin in the loss; 0 leaves margins out."}
+    )
+    save_adapter: bool = field(
+        default=False,
+        metadata={"help": "Save the adapter with its head, not a plain model; PPO then needs no second base for it."},
+    )
     learning_rate: float = field(default=5e-4, metadata={"help": "Highest learning rate of AdamW."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the training pairs."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or share of all steps, of rising rate."})
@@ -87,13 +66,15 @@ class RewardArguments(RewardConfig):
 
     def __post_init__(self) -> None:
         """Choose the number format that this machine is fast in."""
+        if self.num_members < 1 or self.margin_scale < 0:
+            raise ValueError("num_members must be at least 1 and margin_scale at least 0")
         fit_to_machine(self)
         super().__post_init__()
 
 
 @recipe
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make pairs, train, evaluate, save, and say what comes next."""
+    """Make pairs, train, save, evaluate, and say what comes next."""
     args, pair_args, data, model_args = parse_arguments(
         (RewardArguments, PairArguments, TaskArguments, ModelArguments),
         description="Reward model from preference pairs.",
@@ -112,133 +93,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     # 1. Pairs: given, or built once from samples of the starting model; held-out ones share no prompt with the others
     with args.main_process_first(desc="base model"):
         start = starting_model(policy, folder, trust_remote_code=args.trust_remote_code)
-    tokenizer = load_tokenizer(start, trust_remote_code=args.trust_remote_code)
-    files = {name: folder / "pairs" / f"{name}.jsonl" for name in ("train", "heldout")}
-    with args.main_process_first(desc="making pairs"):
-        if not all(file.is_file() for file in files.values()):
-            for file, pairs in zip(
-                files.values(), make_pairs(start, tokenizer, args, pair_args, data, model_args), strict=True
-            ):
-                write_jsonl(file, pairs)
-    columns = ["prompt", "chosen", "rejected"]
-    train, heldout = (load_rows(str(file), columns=columns) for file in files.values())
-    check_disjoint({"training pairs": train, "held-out pairs": heldout})
-    run.record_data("preference", train)
-    run.record_data("preference_heldout", heldout)
+    tokenizer = load_tokenizer(start, trust_remote_code=args.trust_remote_code, needs_eos=False)
+    train, heldout = obtain_pairs(folder / "pairs", start, tokenizer, args, pair_args, data, model_args)
+    check_disjoint({"training pairs": unit_rows(train), "held-out pairs": unit_rows(heldout)})
+    run.record_data("preference", unit_rows(train))
+    run.record_data("preference_heldout", unit_rows(heldout))
 
-    # 2. Model: the starting model with a score in place of its LM head
-    set_seed(args.seed)
-    model = load_reward_model(
-        start,
-        dtype=model_args.weights_dtype,
-        trust_remote_code=args.trust_remote_code,
-    )
-    lora = peft_config(model_args, model, "SEQ_CLS")
-    if lora is None:
-        freeze_below(model, model_args.top_layers)
-        model.score.requires_grad_(True)
-
-    # 3. Train
-    trainer = RewardTrainer(
-        model=model,
-        args=args,
-        train_dataset=train.select_columns(columns),
-        eval_dataset=heldout.select_columns(columns) if args.eval_strategy != "no" else None,
-        processing_class=tokenizer,
-        peft_config=lora,
-        callbacks=run.callbacks(),
-    )
-    if args.bf16:  # the score head comes in the model's bfloat16, too coarse for small steps
-        for parameter in trainer.model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
-    if args.bf16 or args.fp16:
-        leave_casts_to_autocast(trainer.model)
-    result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or run.last_checkpoint())
-    if not trainer.is_world_process_zero():
+    # 2. Train a score in place of the LM head, once or once per member of an ensemble
+    rows, held = (with_margins(pairs, args.margin_scale) for pairs in (train, heldout))
+    settings = (args, model_args, start, tokenizer, rows, held if args.eval_strategy != "no" else None)
+    if args.num_members > 1:
+        metrics = train_ensemble(run, args.num_members, *settings, bootstrap=args.bootstrap_members)
+    else:
+        metrics = train_reward_model(run, *settings, merge=not args.save_adapter)
+    release_memory()
+    if args.process_index != 0:
         return
 
-    # 4. Save, and evaluate what was saved
-    save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, folder, merge=True)
-    metrics = result.metrics
-    del trainer, model
-    release_memory()
-    scorer = RewardModel(args.output_dir, standardize=False, trust_remote_code=args.trust_remote_code)
-    chosen, rejected = scorer.score_pairs(train.select(range(min(len(train), 128))))
-    scores = {"mean": statistics.fmean(chosen + rejected), "std": statistics.pstdev(chosen + rejected)}
-    write_atomic(folder / STATISTICS, json.dumps({**scores, "n": 2 * len(chosen)}) + "\n")
-    chosen, rejected = scorer.score_pairs(heldout)
-    evaluation = evaluate_pairs(heldout, chosen, rejected)
-    write_atomic(folder / "evaluation.json", json.dumps(evaluation, indent=2) + "\n")
+    # 3. Evaluate what was saved
+    if args.num_members == 1:
+        record_statistics(folder, train, trust_remote_code=args.trust_remote_code)
+    scorer = load_model_reward(str(folder), trust_remote_code=args.trust_remote_code)
+    evaluation = evaluate_reward(scorer, heldout)
+    write_atomic(folder / "evaluation.json", json.dumps(finite(evaluation), indent=2) + "\n")
+    write_reward_report(folder, evaluation, name=str(folder), pairs="held-out pairs")
     run.finish({**metrics, **{key: evaluation[key] for key in ("accuracy", "ci_low", "ci_high", "n_pairs")}})
     print(
         f"held-out accuracy {evaluation['accuracy']:.3f} [{evaluation['ci_low']:.3f}, {evaluation['ci_high']:.3f}], "
         f"longer wins {evaluation['trivial_rankers']['longer_wins']['accuracy']:.3f}"
     )
     print(next_command)
-
-
-def make_pairs(
-    start: str,
-    tokenizer: PreTrainedTokenizerBase,
-    args: RewardArguments,
-    pair_args: PairArguments,
-    data: TaskArguments,
-    model_args: ModelArguments,
-) -> tuple[Dataset, Dataset]:
-    """Training and held-out pairs: given ones, split where needed, or ones built from samples of the model."""
-    task = get_task(data.task, data.task_source) if data.task else None
-    if data.dataset_name:
-        load = partial(load_rows, split=data.dataset_train_split, max_rows=data.max_train_rows)
-        rows = load(data.dataset_name, columns=["prompt"])
-        if {"chosen", "rejected"} & set(rows.column_names):
-            columns = ["prompt", "chosen", "rejected"]
-            pairs = load(data.dataset_name, columns=columns)
-            if data.eval_dataset_name:
-                return pairs, load_rows(data.eval_dataset_name, columns=columns, max_rows=data.max_eval_rows)
-            return split_pairs(pairs, pair_args.heldout_fraction)
-        rows = load(data.dataset_name, columns=["prompt", "completion"])
-    else:
-        task = task or get_task("docstring", data.task_source)
-        rows = task.split("preference", data.max_train_rows)
-    functions, weights = load_rewards(
-        pair_args.reward,
-        pair_args.reward_weights,
-        task,
-        own_rows=bool(data.dataset_name),
-        model_options={"trust_remote_code": args.trust_remote_code},
-    )
-    check_rewards(functions, rows)
-    model = load_policy(
-        start,
-        dtype=model_args.dtype,
-        trust_remote_code=args.trust_remote_code,
-        attn_implementation=model_args.attn_implementation,
-    ).to(args.device)
-    limits = None if data.dataset_name else task  # a task knows how long its prompts and answers are
-
-    def sample(part: Dataset, first: int) -> list[list[Completion]]:
-        return generate(
-            model,
-            tokenizer,
-            part["prompt"],
-            max_new_tokens=pair_args.max_completion_length or (limits.max_completion_tokens if limits else 64),
-            temperature=pair_args.temperature,
-            num_generations=pair_args.num_generations,
-            batch_size=pair_args.generation_batch_size,
-            seed=args.seed + first,
-            max_prompt_tokens=limits.max_prompt_tokens if limits else None,
-        )
-
-    samples = sample_once(Path(str(args.output_dir)) / "samples.jsonl", rows, sample)
-    pairs = build_pairs(
-        rows,
-        samples,
-        weighted_sum(functions, weights),
-        min_margin=pair_args.min_margin,
-        pairs_per_prompt=pair_args.pairs_per_prompt,
-    )
-    return split_pairs(pairs, pair_args.heldout_fraction)
 
 
 if __name__ == "__main__":

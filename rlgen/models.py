@@ -21,7 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rlgen.embedded import embedded_model
+from rlgen.embedded import embedded_encoder, embedded_model
 from rlgen.errors import ModelError
 from rlgen.tiny import tiny_model
 
@@ -40,6 +40,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
+EMBEDDED_ENCODER = "embedded-encoder"
 
 
 def training_dtype() -> torch.dtype:
@@ -57,13 +58,17 @@ def is_adapter(path: str | Path) -> bool:
 
 
 def resolve_model(name_or_path: str) -> str:
-    """Turn a model name into what `from_pretrained` takes; "embedded" is fetched and converted at its first use.
+    """Turn a model name into what `from_pretrained` takes.
+
+    "embedded" and "embedded-encoder" are fetched, and the former converted, at their first use.
 
     Raises:
         ModelError: a local path that is missing or holds no model, or the embedded model cannot be had.
     """
     if name_or_path == EMBEDDED:
         return embedded_model()
+    if name_or_path == EMBEDDED_ENCODER:
+        return embedded_encoder()
     path = Path(name_or_path).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file() and not is_adapter(path):
@@ -83,8 +88,15 @@ def resolve_model(name_or_path: str) -> str:
     return name_or_path
 
 
-def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name_or_path: str, *, trust_remote_code: bool = False, needs_eos: bool = True
+) -> PreTrainedTokenizerBase:
     """Tokenizer with left padding and a pad token (a token other than eos where the vocabulary has one).
+
+    Args:
+        name_or_path: where from.
+        trust_remote_code: run code that ships with a hub model.
+        needs_eos: whether its model generates; an encoder ends texts with its separator and needs no eos token.
 
     Raises:
         ModelError: it cannot be found or read.
@@ -96,7 +108,7 @@ def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False) -> Pre
         tokenizer = AutoTokenizer.from_pretrained(resolved, trust_remote_code=trust_remote_code, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None and (needs_eos or tokenizer.sep_token_id is None):
         raise ModelError(f"the tokenizer of {name_or_path} has no eos token, so a completion can never end; set one")
     return tokenizer
 

@@ -101,7 +101,7 @@ def build_pairs(
 
 
 def split_pairs(pairs: Dataset, heldout_fraction: float) -> tuple[Dataset, Dataset]:
-    """Split pairs into training and held-out ones that share no prompt.
+    """Split pairs into training and held-out ones that share no prompt (or group, see `unit_rows`).
 
     Args:
         pairs: rows with `prompt`.
@@ -110,7 +110,7 @@ def split_pairs(pairs: Dataset, heldout_fraction: float) -> tuple[Dataset, Datas
     Raises:
         DataError: fewer than two prompts.
     """
-    hashes = [row_hash(row) for row in pairs.select_columns(["prompt"])]
+    hashes = unit_hashes(pairs)
     prompts = sorted(set(hashes), key=_digest)
     if len(prompts) < 2:
         raise DataError(f"{len(pairs)} pairs of one prompt cannot be split for evaluation; give more prompts")
@@ -132,14 +132,14 @@ def evaluate_pairs(pairs: Dataset, chosen_scores: Sequence[float], rejected_scor
         accuracy, ci_low, ci_high, n_pairs, n_prompts; the same for `by_source` and `length_matched` (lengths in
         characters within 10%; None if there are no such pairs); `trivial_rankers`.
     """
-    correct = [_wins(a, b) for a, b in zip(chosen_scores, rejected_scores, strict=True)]
-    prompts = _prompt_keys(pairs)
+    correct = [wins(a, b) for a, b in zip(chosen_scores, rejected_scores, strict=True)]
+    prompts = unit_hashes(pairs)
     sources = pairs["source"] if "source" in pairs.column_names else ["given"] * len(pairs)
     by_source = {
         source: accuracy_interval(*_where([s == source for s in sources], correct, prompts))
         for source in sorted(set(sources))
     }
-    lengths = [(len(chosen), len(rejected)) for chosen, rejected in _texts(pairs)]
+    lengths = [(len(chosen), len(rejected)) for chosen, rejected in pair_texts(pairs)]
     alike = [abs(a - b) <= 0.1 * max(a, b) for a, b in lengths]
     return {
         **accuracy_interval(correct, prompts),
@@ -159,16 +159,35 @@ def trivial_rankers(pairs: Dataset) -> dict[str, dict[str, float]]:
         For `longer_wins`, `shorter_wins` (characters), `period_wins` (ends with a period) and `random` the accuracy
         with its interval; a tie counts one half.
     """
-    prompts = _prompt_keys(pairs)
-    texts = _texts(pairs)
-    longer = [_wins(len(chosen), len(rejected)) for chosen, rejected in texts]
-    period = [_wins(chosen.endswith("."), rejected.endswith(".")) for chosen, rejected in texts]
+    prompts = unit_hashes(pairs)
+    return {name: accuracy_interval(correct, prompts) for name, correct in trivial_outcomes(pairs).items()}
+
+
+def trivial_outcomes(pairs: Dataset) -> dict[str, list[float]]:
+    """Which pairs each trivial ranker gets right: 1.0, 0.5 for a tie, or 0.0."""
+    texts = pair_texts(pairs)
+    longer = [wins(len(chosen), len(rejected)) for chosen, rejected in texts]
     return {
-        "longer_wins": accuracy_interval(longer, prompts),
-        "shorter_wins": accuracy_interval([1.0 - value for value in longer], prompts),
-        "period_wins": accuracy_interval(period, prompts),
-        "random": accuracy_interval([0.5] * len(texts), prompts),
+        "longer_wins": longer,
+        "shorter_wins": [1.0 - value for value in longer],
+        "period_wins": [wins(chosen.endswith("."), rejected.endswith(".")) for chosen, rejected in texts],
+        "random": [0.5] * len(texts),
     }
+
+
+def unit_rows(pairs: Dataset) -> Dataset:
+    """What a split must keep together, as rows with `prompt`: the column `group` where there is one, else the prompt.
+
+    Pairs may ask the same of different texts, and be independent all the same; or quote one text in two prompts.
+    """
+    if "group" not in pairs.column_names:
+        return pairs.select_columns(["prompt"])
+    return pairs.select_columns(["group"]).rename_column("group", "prompt")
+
+
+def unit_hashes(pairs: Dataset) -> list[str]:
+    """Hashes of `unit_rows`, one per pair: what intervals resample."""
+    return [row_hash(row) for row in unit_rows(pairs)]
 
 
 def accuracy_interval(
@@ -330,15 +349,13 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256("\x00".join(parts).encode()).hexdigest()
 
 
-def _wins(chosen: float, rejected: float) -> float:
+def wins(chosen: float, rejected: float) -> float:
+    """1.0 if the chosen text scores higher, 0.5 for a tie, else 0.0."""
     return 0.5 if chosen == rejected else float(chosen > rejected)
 
 
-def _prompt_keys(pairs: Dataset) -> list[str]:
-    return [row_hash(row) for row in pairs.select_columns(["prompt"])]
-
-
-def _texts(pairs: Dataset) -> list[tuple[str, str]]:
+def pair_texts(pairs: Dataset) -> list[tuple[str, str]]:
+    """Chosen and rejected text of each pair."""
     return [
         (completion_text(chosen), completion_text(rejected))
         for chosen, rejected in zip(pairs["chosen"], pairs["rejected"], strict=True)

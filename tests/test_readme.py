@@ -14,7 +14,7 @@ from rlgen import cli, config
 from rlgen.parser import find_config
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README = DOCUMENTS[0].read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -55,6 +55,8 @@ def test_every_command_is_understood(command: str, monkeypatch: pytest.MonkeyPat
     if name.startswith("--"):
         assert cli.main([name]) == 0
         return
+    if flags and f"{name}_{flags[0]}" in cli.recipe_summaries():
+        name, flags = f"{name}_{flags[0]}", flags[1:]
     assert name in cli.recipe_summaries(), f"there is no recipe {name}"
     module = importlib.import_module(f"recipes.{name}")
 
@@ -72,7 +74,8 @@ def test_every_command_is_understood(command: str, monkeypatch: pytest.MonkeyPat
 
 def test_there_are_commands_to_check() -> None:
     assert len(COMMANDS) > 8
-    assert {command.split()[1] for command in COMMANDS} >= set(cli.recipe_summaries())
+    named = {name for command in COMMANDS for name in (command.split()[1], "_".join(command.split()[1:3]))}
+    assert named >= set(cli.recipe_summaries())
 
 
 def test_both_commands_make_their_own_environment_in_one_line() -> None:
@@ -108,7 +111,7 @@ def test_links_and_paths_lead_somewhere(document: Path) -> None:
 
 def test_every_recipe_is_in_the_table() -> None:
     for name in cli.recipe_summaries():
-        assert f"| `{name}` |" in README
+        assert f"| `{cli.spoken(name)}` |" in README
 
 
 def test_the_reward_of_the_readme_keeps_the_contract() -> None:

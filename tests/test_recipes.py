@@ -16,14 +16,19 @@ import pytest
 import yaml
 
 from recipes import quickstart
-from rlgen import config
+from rlgen import cli, config
 from rlgen.embedded import WHEEL
 from rlgen.pipeline import flags
+from rlgen.rewards import build_composite
+from rlgen.tasks import get_task
 from rlgen.tiny import tiny_model
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(file.stem for file in (ROOT / "recipes").glob("[!_]*.py"))
 CONFIGS = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
+CONFIGS = [file for file in CONFIGS if file.parent.name != "accelerate"]  # see ppo/test_launch_configs.py
+MIXES = [file for file in CONFIGS if file.stem.startswith("reward_mix")]  # compositions, settings of no recipe
+WRITES_NOTHING = {"reward_explain"}
 
 # The shortest command line of every recipe: a tiny model and own files, two steps. A new recipe needs a line here.
 TRAINING = "--max_steps 2 --per_device_train_batch_size 2 --logging_steps 1"
@@ -31,33 +36,56 @@ MINIMAL = {
     "sft": f"--model_name_or_path MODEL --dataset_name rows.jsonl --output_dir sft {TRAINING}",
     "reward": f"--model_name_or_path MODEL --dataset_name rows.jsonl --reward my_rewards.py:shortness --min_margin 0 "
     f"--num_generations 2 --max_completion_length 8 --output_dir reward {TRAINING}",
+    "reward_evaluate": "--reward my_rewards.py:shortness --pairs pairs.jsonl --output_dir reward_evaluate",
     "ppo": "--model_name_or_path MODEL --dataset_name rows.jsonl --reward my_rewards.py:shortness --output_dir ppo "
     "--per_device_train_batch_size 2 --steps_per_generation 1 --num_generations 2 --max_completion_length 8 "
     "--critic_warmup_rollouts 0 --num_ppo_epochs 1 --max_steps 2",
     "dpo": f"--model_name_or_path MODEL --dataset_name pairs.jsonl --output_dir dpo {TRAINING}",
     "compare": "--checkpoints a=MODEL b=OTHER --dataset_name rows.jsonl --reward my_rewards.py:shortness "
     "--max_new_tokens 8 --output_dir compare",
+    "overoptimization": "--start MODEL --dataset_name rows.jsonl --proxy my_rewards.py:shortness "
+    "--gold my_rewards.py:plainness --best_of 4 --max_new_tokens 8 --output_dir overoptimization",
     "quickstart": "--preset smoke --output_dir quickstart",
+    "reward_explain": "--dataset_name rows.jsonl --reward my_rewards.py:shortness",
+    "reward_check": "my_rewards.py:shortness --dataset_name rows.jsonl --model_name_or_path MODEL --max_new_tokens 8 "
+    "--output_dir reward_check",
 }
 LEAVES = {
     "sft": ["run.json", "metrics.jsonl", "config.json", "model.safetensors", "tokenizer_config.json"],
     "reward": ["run.json", "metrics.jsonl", "model.safetensors", "evaluation.json", "pairs/train.jsonl"],
+    "reward_evaluate": ["run.json", "evaluation.json", "reward_report.html"],
     "ppo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors", "critic"],
     "dpo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors"],
     "compare": ["run.json", "results.json", "report.html"],
+    "overoptimization": ["run.json", "overoptimization.json", "overoptimization.svg", "generations/start.jsonl"],
     "quickstart": ["manifest.json", "report.html", "compare/results.json"],
+    "reward_explain": [],
+    "reward_check": ["run.json", "check.json"],
 }
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
 MY_REWARDS = """
+import random
+
 def shortness(prompts, completions, **columns):
     texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
     return [-float(len(text)) / 100 for text in texts]
+
+def plainness(prompts, completions, **columns):
+    texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+    return [sum(letter.isascii() for letter in text) / max(len(text), 1) for text in texts]
 
 def raises(prompts, completions, **columns):
     raise KeyError("no such thing")
 
 def nan(prompts, completions, **columns):
     return [float("nan")] * len(completions)
+
+def hangs(prompts, completions, **columns):
+    while True:
+        pass
+
+def dice(prompts, completions, **columns):
+    return [random.random() for _ in completions]
 
 def too_few(prompts, completions, **columns):
     return [1.0]
@@ -73,10 +101,19 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_model(folder / f"{family}-other", family, seed=1)
     rows = [{"prompt": f"Say {word}.", "completion": f"It is {word}."} for word in WORDS]
     pairs = [{"prompt": f"Say {word}.", "chosen": f"It is {word}.", "rejected": "No."} for word in WORDS]
-    for name, content in {"rows": rows, "pairs": pairs, "no_prompt": [{"question": "a"}], "empty": []}.items():
+    heldout = [{"prompt": f"Tell {word}.", "completion": f"It is {word}."} for word in WORDS]
+    for name, content in {
+        "rows": rows,
+        "heldout": heldout,
+        "pairs": pairs,
+        "no_prompt": [{"question": "a"}],
+        "empty": [],
+    }.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
     (folder / "my_rewards.py").write_text(MY_REWARDS)
+    (folder / "no_reference.jsonl").write_text('{"prompt": "a"}\n')
     (folder / "typo.yaml").write_text("lerning_rate: 1.0e-3\n")
+    (folder / "mix_typo.yaml").write_text("rewards: {short: {reward: 'my_rewards.py:shortness', wieght: 2}}\n")
     (folder / "no_model").mkdir()
     (folder / "a_file").touch()
     return folder
@@ -106,7 +143,8 @@ def test_two_steps_through_the_real_command_line(recipe: str, workplace: Path, t
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert not [name for name in LEAVES[recipe] if not (tmp_path / recipe / name).exists()]
-    assert json.loads((tmp_path / recipe / "run.json").read_text())["finished"]
+    if recipe not in WRITES_NOTHING:
+        assert json.loads((tmp_path / recipe / "run.json").read_text())["finished"]
     assert done.stdout.strip().splitlines()[-1].lstrip().startswith(("next:", "or:", "report:"))
 
 
@@ -131,12 +169,63 @@ def test_a_gpt2_goes_through_all_recipes_one_upon_the_other(
             line = line.replace(old, new)
         if recipe == "compare":
             line = line.replace("rows.jsonl", "heldout.jsonl")
-            rows = [{"prompt": f"Tell {word}.", "completion": f"It is {word}."} for word in WORDS]
-            Path("heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         importlib.import_module(f"recipes.{recipe}").main(line.split())
         assert not [name for name in LEAVES[recipe] if not (tmp_path / recipe / name).exists()]
     results = json.loads(Path("compare/results.json").read_text())
     assert {(row["a"], row["b"]) for row in results["comparisons"]} >= {("base", "sft"), ("sft", "ppo")}
+
+
+@pytest.mark.slow
+def test_an_ensemble_goes_through_reward_evaluate_and_ppo(workplace: Path, tmp_path: Path) -> None:
+    for file in workplace.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    line = f"--model_name_or_path llama --dataset_name pairs.jsonl --num_members 2 --output_dir reward {TRAINING}"
+    for recipe, words in {
+        "reward": line.split(),
+        "reward_evaluate": "--reward reward --pairs reward/pairs/heldout.jsonl --aggregate worst".split(),
+        "ppo": [*arguments("ppo", "llama"), "--reward", "reward"],
+    }.items():
+        done = script(recipe, words, tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "reward" / "member_1" / "adapter_model.safetensors").is_file()
+    evaluation = json.loads((tmp_path / "runs" / "reward_evaluate" / "evaluation.json").read_text())
+    assert len(evaluation["ensemble"]["members"]) == 2
+    assert evaluation["ensemble"]["aggregate"] == "worst"
+    again = script("reward", line.split(), tmp_path)
+    assert again.stdout.startswith("reward is finished")
+
+
+@pytest.mark.slow
+def test_an_audited_ppo_run_becomes_an_over_optimization_curve(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in workplace.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    words = arguments("ppo", "llama")
+    options = {flag.removeprefix("--"): value for flag, value in zip(words[::2], words[1::2], strict=True)}
+    options |= {"audit_steps": 1, "audit_action": "rollback"}
+    options |= {"eval_dataset_name": "heldout.jsonl", "max_steps": 3, "learning_rate": 0.01}
+    Path("ppo.yaml").write_text(yaml.safe_dump(options))
+    line = " ".join(arguments("overoptimization", "llama")).replace("rows.jsonl", "heldout.jsonl")
+    words = f"{line} --ppo_config ppo.yaml --save_steps 1 --num_samples 2".split()
+    with pytest.raises(SystemExit):  # rows that the audit has seen are not held out for the curve
+        importlib.import_module("recipes.overoptimization").main(words)
+    assert "validation data of run" in capsys.readouterr().err
+    run = Path("overoptimization/ppo")
+    assert [json.loads(each)["step"] for each in (run / "audit.jsonl").read_text().splitlines()] == [1, 2, 3]
+    assert (run / "audit" / "start.json").exists()
+    fresh = [{"prompt": f"Ask {word}.", "completion": f"It is {word}."} for word in WORDS]
+    Path("fresh.jsonl").write_text("".join(json.dumps(row) + "\n" for row in fresh))
+    words = [word.replace("heldout.jsonl", "fresh.jsonl") for word in words]
+    words[words.index("overoptimization")] = "curves"
+    importlib.import_module("recipes.overoptimization").main(
+        [*[word for word in words if word not in ("--ppo_config", "ppo.yaml")], "--ppo_run", str(run)]
+    )
+    curves = json.loads(Path("curves/overoptimization.json").read_text())["curves"]
+    assert [point["label"] for point in curves["rl"]["points"]] == ["step-1", "step-2", "step-3"]
+    assert [point["label"] for point in curves["best_of_n"]["points"]] == ["best of 2", "best of 3", "best of 4"]
+    assert all(point["kl"] >= 0 for point in curves["rl"]["points"])
 
 
 @pytest.mark.slow
@@ -175,14 +264,14 @@ def test_help_is_for_newcomers(recipe: str, capsys: pytest.CaptureFixture[str]) 
         importlib.import_module(f"recipes.{recipe}").main(["--help"])
     assert left.value.code == 0
     text = capsys.readouterr().out
-    assert "--output_dir" in text
+    assert "--output_dir" in text or recipe in WRITES_NOTHING
     assert len(text.splitlines()) < 130
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_docstring_gives_the_command(recipe: str) -> None:
     docstring = importlib.import_module(f"recipes.{recipe}").__doc__
-    assert f"    rlgen {recipe}" in docstring
+    assert f"    rlgen {cli.spoken(recipe)}" in docstring
     assert docstring.partition("\n")[0].endswith(".")
 
 
@@ -232,7 +321,16 @@ def parse_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, list[str]], tu
     return parse
 
 
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: f"{file.parent.name}/{file.name}")
+@pytest.mark.parametrize("file", MIXES, ids=lambda file: f"{file.parent.name}/{file.name}")
+def test_every_shipped_composition_loads(file: Path) -> None:
+    task = get_task(file.parent.name)
+    assert build_composite(yaml.safe_load(file.read_text()), file.name, task).parts
+
+
+SETTINGS = [file for file in CONFIGS if file not in MIXES]
+
+
+@pytest.mark.parametrize("file", SETTINGS, ids=lambda file: f"{file.parent.name}/{file.name}")
 def test_every_shipped_yaml_loads(file: Path, parse_only: Callable[[str, list[str]], tuple[Any, ...]]) -> None:
     if file.parent.name != "quickstart":
         parse_only(file.stem, ["--config", str(file)])
@@ -269,12 +367,48 @@ MISTAKES = {
     "reward that raises": ("ppo", f"{PPO} --reward my_rewards.py:raises", "raises"),
     "reward that is NaN": ("ppo", f"{PPO} --reward my_rewards.py:nan", "nan"),
     "reward of wrong length": ("ppo", f"{PPO} --reward my_rewards.py:too_few", "too_few"),
+    "reward that hangs": ("ppo", f"{PPO} --reward my_rewards.py:hangs --reward_timeout 0.2", "took longer than 0.2 s"),
+    "reward that is a dice": ("ppo", f"{PPO} --reward my_rewards.py:dice", "not reproducible"),
+    "check of nothing": ("reward_check", "", "no reward is named"),
+    "check without rows": ("reward_check", "my_rewards.py:shortness", "--dataset_name FILE"),
+    "check without references": (
+        "reward_check",
+        "my_rewards.py:shortness --dataset_name no_reference.jsonl",
+        "completion or reference",
+    ),
     "missing reward": ("ppo", f"{PPO} --reward my_rewards.py:shortnes", "shortness"),
     "own rows without a reward": ("ppo", PPO, "--reward my_rewards.py:function"),
     "quantization": ("sft", f"{SFT} --dataset_name rows.jsonl --load_in_4bit", "load_in_4bit is not supported"),
     "one weight too many": ("ppo", f"{PPO} --reward my_rewards.py:shortness --reward_weights 1 2", "weight"),
+    "rewards given twice": (
+        "ppo",
+        f"{PPO} --reward my_rewards.py:shortness --reward_config docstring/reward_mix.yaml",
+        "one or the other",
+    ),
+    "misspelt composition": ("ppo", f"{PPO} --reward_config mix_typo.yaml", "did you mean weight?"),
+    "missing composition": ("ppo", f"{PPO} --reward_config docstring/reward_mixx.yaml", "docstring/reward_mix.yaml?"),
+    "run without a composition": ("reward_explain", "--checkpoint no_model", "no run folder"),
     "pairs that are not there": ("dpo", "--model_name_or_path llama --pairs nowhere/pairs", "nowhere"),
     "no checkpoints": ("compare", "", "--checkpoints"),
+    "no proxy": ("overoptimization", "--start llama", "--proxy"),
+    "run without checkpoints": (
+        "overoptimization",
+        "--start llama --dataset_name rows.jsonl --proxy my_rewards.py:shortness --gold my_rewards.py:plainness "
+        "--ppo_run no_model",
+        "no complete checkpoint",
+    ),
+    "audit without held-out rows": (
+        "ppo",
+        f"{PPO} --reward my_rewards.py:shortness --audit_steps 1",
+        "--eval_dataset_name",
+    ),
+    "audit action without an audit": ("ppo", f"{PPO} --audit_action rollback", "--audit_steps"),
+    "audit reward that raises": (
+        "ppo",
+        f"{PPO} --reward my_rewards.py:shortness --eval_dataset_name heldout.jsonl --audit_steps 1 "
+        "--audit_reward my_rewards.py:raises",
+        "raises",
+    ),
     "checkpoint without a model": ("compare", "--checkpoints a=llama b=no_model", "no_model"),
 }
 
@@ -290,7 +424,7 @@ def test_a_mistake_is_one_clear_line(
     recipe, line, message = MISTAKES[mistake]
     monkeypatch.chdir(workplace)
     words = line.split()
-    if "--output_dir" not in words:
+    if "--output_dir" not in words and recipe not in WRITES_NOTHING:
         words += ["--output_dir", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as left:
         importlib.import_module(f"recipes.{recipe}").main(words)

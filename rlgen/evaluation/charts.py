@@ -85,6 +85,36 @@ def line_chart(lines: Mapping[str, Sequence[tuple[float, float]]], *, title: str
     return _svg("".join(parts), label=spoken, view=f"0 0 {_WIDTH} {_HEIGHT}")
 
 
+def reliability_chart(bins: Sequence[tuple[float, float, float, float]], *, label: str) -> Markup:
+    """Share of right answers over confidence, both from 0.5 to 1 (lower shares are cut off), against the diagonal.
+
+    Args:
+        bins: (confidence, accuracy, low, high) each.
+        label: What is shown, for screen readers.
+    """
+    across, down = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        share = max(0.0, min(1.0, 2 * y - 1))
+        return _LEFT + (2 * x - 1) * across, _TOP + (1 - share) * down
+
+    parts = []
+    for value in (0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
+        x, y = place(value, value)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{value:.1f}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{_HEIGHT - 12}" text-anchor="middle">{value:.1f}</text>')
+    x, y = place(1, 1)
+    parts.append(f'<line class="zero" x1="{_LEFT}" y1="{_TOP + down}" x2="{x:.1f}" y2="{y:.1f}"/>')
+    for confidence, accuracy, low, high in bins:
+        (x, top), (_, bottom), (_, y) = place(confidence, high), place(confidence, low), place(confidence, accuracy)
+        parts.append(f'<line class="whisker" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{bottom:.1f}"/>')
+        parts.append(f'<circle class="filled" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>')
+    parts.append(f'<text class="axis" x="{_WIDTH - _RIGHT}" y="{_HEIGHT - 1}" text-anchor="end">confidence</text>')
+    content = f'<g class="c1">{"".join(parts)}</g>'
+    return _svg(content, label=label, view=f"0 0 {_WIDTH} {_HEIGHT}")
+
+
 def interval_row(
     intervals: Sequence[tuple[float, float, float]], span: tuple[float, float], *, colour: int, label: str
 ) -> Markup:

@@ -30,9 +30,9 @@ from rlgen.evaluation.generations import (
     read_tokenizers,
     vocabulary_hash,
 )
-from rlgen.evaluation.measures import Measure, Scores, check_unique, is_model, score_side_by_side, weighted_sum
+from rlgen.evaluation.measures import Measure, Scores, check_unique, combined, is_model, score_side_by_side
 from rlgen.evaluation.metrics import DistinctN
-from rlgen.evaluation.results import SCHEMA_VERSION, compare_all, number, summarize, verdicts
+from rlgen.evaluation.results import SCHEMA_VERSION, compare_all, compare_methods, number, summarize, verdicts
 from rlgen.generation import Prompt, render_prompts
 
 logger = logging.getLogger(__name__)
@@ -255,8 +255,7 @@ def _score_all(
         nothing: Scores = [[None for _ in samples] for samples in authors[plan, name]]
         for measure in measures:
             if measure.terms:
-                parts = [by_measure[term] for term, _ in measure.terms]
-                by_measure[measure.name] = weighted_sum(parts, [weight for _, weight in measure.terms])
+                by_measure[measure.name] = combined(measure, by_measure, authors[plan, name])
             elif measure.score is None:
                 by_measure[measure.name] = ratios[plan].get(name, nothing)
     return {
@@ -305,6 +304,7 @@ def _assemble(
         "kl_reference": setup.kl_reference,
         "measures": [*(measure.entry() for measure in measures), DISTINCT.entry()],
         "comparisons": compare_all(scores, measures),
+        "methods": compare_methods(scores, measures),
         "summary": summary,
         "generation_seconds": {
             sampling: {name: round(generated.seconds, 1) for name, generated in by_name.items()}

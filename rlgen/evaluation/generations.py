@@ -105,16 +105,22 @@ class Steps:
 
     Args:
         total: Units of work; one takes about the same time whatever the work is.
+        name: What is being done.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, name: str = "compare") -> None:
         self.total = total
+        self.name = name
         self.done = 0
 
     def advance(self, units_each: int, count: int) -> None:
         """Report `count` more pieces of work, of so many units each, as done."""
         self.done += units_each * count
-        report_progress("compare", self.done, self.total)
+        report_progress(self.name, self.done, self.total)
+
+    def advance_one(self, count: int) -> None:
+        """Report `count` pieces of one unit each."""
+        self.advance(1, count)
 
 
 @dataclass

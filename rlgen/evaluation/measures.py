@@ -11,8 +11,10 @@ from datasets import Dataset
 
 from rlgen.errors import ConfigError, RewardError
 from rlgen.evaluation.metrics import METRICS, Score, length_tokens, truncated
+from rlgen.rewards.build import load_composite
 from rlgen.rewards.check import check_rewards, checked, reward_name
-from rlgen.rewards.compose import call_reward
+from rlgen.rewards.compose import add_up, call_reward
+from rlgen.rewards.composite import CompositeReward
 from rlgen.rewards.load import load_reward, load_rewards
 from rlgen.rewards.model import RewardModel
 
@@ -38,6 +40,7 @@ class Measure:
         higher_is_better: Direction, None where there is none.
         score: Function with the signature of a reward; None for a measure that is computed otherwise.
         terms: For a weighted sum, the names of the measures it adds, with their weights.
+        mix: What else is done to those measures before they are added.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Measure:
     higher_is_better: bool | None
     score: Score | None = None
     terms: tuple[tuple[str, float], ...] = ()
+    mix: CompositeReward | None = None
 
     def entry(self) -> dict[str, Any]:
         """The measure as it stands in results.json."""
@@ -70,6 +74,29 @@ def reward_measures(functions: Sequence[Score], weights: Sequence[float]) -> lis
     terms = tuple(zip(names, weights, strict=True))
     formula = " + ".join(f"{weight:g} × {name}" for name, weight in terms)
     return [Measure(COMPOSITE, f"Weighted sum of the rewards: {formula}.", "reward", True, terms=terms), *measures]
+
+
+def composite_measures(composite: CompositeReward) -> list[Measure]:
+    """A composition, then the raw score of each of its parts.
+
+    Raises:
+        ConfigError: A part is normalised or debiased by what a run has learned, and there is no such run.
+    """
+    if composite.unlearned:
+        raise ConfigError(
+            f"reward '{composite.unlearned[0]}' is normalised by what training has seen: "
+            "give the run's folder as --reward_config"
+        )
+    names = _unique([part.name for part in composite.parts], reserved=(COMPOSITE,))
+    terms = tuple((name, part.weight) for name, part in zip(names, composite.parts, strict=True))
+    whole = f"Composed of {', '.join(names)} as in training."
+    raw = [
+        Measure(
+            name, f"Raw score of {part.name} in the composition.", "reward", True, composite.part_reward(part.name)
+        )
+        for name, part in zip(names, composite.parts, strict=True)
+    ]
+    return [Measure(COMPOSITE, whole, "reward", True, terms=terms, mix=composite), *raw]
 
 
 def metric_measures(
@@ -127,6 +154,7 @@ def choose_measures(
     metrics: Sequence[str] | None,
     kl_reference: str | None,
     own_rows: bool = False,
+    reward_config: str | None = None,
 ) -> list[Measure]:
     """All measures of a comparison, tried on two rows before anything is generated.
 
@@ -139,6 +167,7 @@ def choose_measures(
         metrics: Metrics by name; None for the task's own.
         kl_reference: Name of the checkpoint that KL is measured to.
         own_rows: The rows are not the task's, so that its rewards and metrics are no default.
+        reward_config: File or run folder of a composition in place of rewards and weights.
 
     Raises:
         ConfigError: Two measures share a name, or weights do not fit.
@@ -146,7 +175,11 @@ def choose_measures(
     """
     default_task = None if own_rows else task
     measures: list[Measure] = []
-    if reward or default_task:
+    if reward_config:
+        if reward or reward_weights:
+            raise ConfigError("reward_config stands in place of reward and reward_weights: give one or the other")
+        measures += composite_measures(load_composite(reward_config, task))
+    elif reward or default_task:
         functions, weights = load_rewards(reward, reward_weights, task)
         measures += reward_measures(functions, weights)
     elif reward_weights:
@@ -161,7 +194,7 @@ def choose_measures(
     measures += diagnostic_measures(kl_reference)
     check_unique(measures)
     tried = [measure.score for measure in measures if measure.score and measure.kind != "diagnostic"]
-    check_rewards([checked(score) for score in tried], rows)
+    check_rewards([checked(score) for score in tried], rows, probe=False)
     return measures
 
 
@@ -257,16 +290,23 @@ def is_model(score: Score | None) -> bool:
     return isinstance(getattr(score, "function", score), RewardModel)
 
 
-def weighted_sum(parts: Sequence[Scores], weights: Sequence[float]) -> Scores:
-    """Combine rewards as training does: None counts as absent, and a sample without any score stays None."""
-    return [
-        [_weighted(values, weights) for values in zip(*samples, strict=True)] for samples in zip(*parts, strict=True)
-    ]
+def combined(measure: Measure, scores: Mapping[str, Scores], completions: Sequence[Sequence[Completion]]) -> Scores:
+    """Combine rewards as training does: None counts as absent, and a sample without any score stays None.
 
-
-def _weighted(values: Sequence[float | None], weights: Sequence[float]) -> float | None:
-    terms = [weight * value for value, weight in zip(values, weights, strict=True) if value is not None]
-    return sum(terms) if terms else None
+    Args:
+        measure: One with terms.
+        scores: Per measure, per prompt, one score per sample.
+        completions: Per prompt, its samples.
+    """
+    parts = [[value for samples in scores[term] for value in samples] for term, _ in measure.terms]
+    if measure.mix is None:
+        flat = add_up(parts, [weight for _, weight in measure.terms])
+    else:
+        names = [part.name for part in measure.mix.parts]
+        texts = [sample.text for samples in completions for sample in samples]
+        flat = [row.reward for row in measure.mix.explain_scores(dict(zip(names, parts, strict=True)), texts)]
+    values = iter(flat)
+    return [[next(values) for _ in samples] for samples in completions]
 
 
 def _first_line(function: Any) -> str:

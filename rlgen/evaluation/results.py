@@ -8,8 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from rlgen.evaluation.measures import Measure, Scores
-from rlgen.evaluation.statistics import Paired, bootstrap_mean, compare_paired, prompt_means
+from rlgen.evaluation.significance import Significance, across_seeds, holm, significance
+from rlgen.evaluation.statistics import TIE, Paired, bootstrap_mean, compare_paired, prompt_means
 
 SCHEMA_VERSION = 1
 
@@ -20,6 +23,7 @@ DIGITS = 6
 # The questions a reader comes with, most wanted first: does the second beat the first?
 _QUESTIONS = (("sft", "ppo"), ("sft", "dpo"), ("base", "sft"), ("dpo", "ppo"))
 _STAGE = re.compile(r"(base|sft|dpo|ppo)(?![a-z])", re.IGNORECASE)
+_SEED = re.compile(r"(?P<method>.+?)[-_.]?seed[-_.]?(?P<seed>\d+)", re.IGNORECASE)  # of a checkpoint's whole name
 
 # scores[sampling][checkpoint][measure]
 AllScores = Mapping[str, Mapping[str, Mapping[str, Scores]]]
@@ -40,17 +44,63 @@ def compare_all(scores: AllScores, measures: Sequence[Measure]) -> list[dict[str
     """Every pair of checkpoints in the given order, on every measure and sampling."""
     rows = []
     for sampling, by_checkpoint in scores.items():
-        means = {
-            checkpoint: {name: prompt_means(values) for name, values in by_measure.items()}
-            for checkpoint, by_measure in by_checkpoint.items()
-        }
+        means = _means(by_checkpoint)
         for a, b in itertools.combinations(by_checkpoint, 2):
+            judged = {m.name: significance(means[a][m.name], means[b][m.name]) for m in measures}
+            # Diagnostics are neither good nor bad, so that nothing is claimed about them that needs a correction.
+            claims = [m.name for m in measures if m.kind != "diagnostic"]
+            corrected = dict(zip(claims, holm([judged[name].p_value for name in claims]), strict=True))
             for measure in measures:
-                paired = compare_paired(
-                    means[a][measure.name], means[b][measure.name], higher_is_better=measure.higher_is_better
-                )
-                rows.append(_comparison(a, b, measure.name, sampling, paired))
+                name = measure.name
+                paired = compare_paired(means[a][name], means[b][name], higher_is_better=measure.higher_is_better)
+                holm_p = corrected.get(name, math.nan)
+                rows.append(_comparison(a, b, name, sampling, paired) | _significance(judged[name], holm_p))
     return rows
+
+
+def compare_methods(scores: AllScores, measures: Sequence[Measure]) -> list[dict[str, Any]]:
+    """Every pair of methods of which at least one was trained with several seeds.
+
+    Checkpoints whose names differ only in the seed (`ppo-seed0`, `ppo-seed1`) are one method. Two methods with the
+    same seeds are compared seed by seed; every seed of one is compared with the only checkpoint of another. Methods
+    with several, different seeds are not compared.
+    """
+    rows = []
+    for sampling, by_checkpoint in scores.items():
+        means = _means(by_checkpoint)
+        methods = seeds_of(list(by_checkpoint))
+        for a, b in itertools.combinations(methods, 2):
+            counts = {len(methods[a]), len(methods[b])}
+            if counts == {1} or (1 not in counts and list(methods[a]) != list(methods[b])):
+                continue
+            for measure in measures:
+                one, other = (np.array([means[c][measure.name] for c in methods[m].values()]) for m in (a, b))
+                estimate = across_seeds(other - one)
+                rows.append(
+                    {
+                        "a": a,
+                        "b": b,
+                        "measure": measure.name,
+                        "sampling": sampling,
+                        "seeds": estimate.seeds,
+                        "difference": number(estimate.difference),
+                        "ci_low": number(estimate.low),
+                        "ci_high": number(estimate.high),
+                        "between_seeds": number(estimate.between_seeds),
+                        "by_seed": [number(value) for value in estimate.by_seed],
+                    }
+                )
+    return rows
+
+
+def seeds_of(names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """By method, by seed, the checkpoint; a name without a seed is a method of one checkpoint, under seed ""."""
+    methods: dict[str, dict[str, str]] = {}
+    for name in names:
+        found = _SEED.fullmatch(name)
+        method, seed = (found["method"], found["seed"]) if found else (name, "")
+        methods.setdefault(method, {})[seed] = name
+    return methods
 
 
 def verdicts(results: Mapping[str, Any]) -> list[str]:
@@ -72,9 +122,9 @@ def verdicts(results: Mapping[str, Any]) -> list[str]:
         if paired.n == 0:
             continue
         also = [(plan, find_comparison(results, a, b, measure, plan)) for plan in others]
-        sentences.append(_sentence(a, b, measure, first, paired, also))
+        sentences.append(_sentence(a, b, measure, first, paired, also) + _power(results, a, b, measure, first))
         sentences += _warnings(results, a, b)
-    return sentences
+    return [*_methods(results, measure, first), *sentences]
 
 
 def primary_measure(results: Mapping[str, Any]) -> str | None:
@@ -112,7 +162,7 @@ def find_comparison(results: Mapping[str, Any], a: str, b: str, measure: str, sa
             continue
         numbers = [
             math.nan if row[key] is None else row[key]
-            for key in ("mean_a", "mean_b", "difference", "ci_low", "ci_high", "win_rate", "tie_rate")
+            for key in ("mean_a", "mean_b", "difference", "ci_low", "ci_high", "win_rate", "tie_rate", "p_value")
         ]
         paired = Paired(row["n"], *numbers)
         return paired if row["a"] == a else paired.flipped()
@@ -122,6 +172,25 @@ def find_comparison(results: Mapping[str, Any], a: str, b: str, measure: str, sa
 def number(value: float) -> float | None:
     """A number as JSON takes it: rounded, None for NaN."""
     return round(float(value), DIGITS) if math.isfinite(value) else None
+
+
+def _means(by_checkpoint: Mapping[str, Mapping[str, Scores]]) -> dict[str, dict[str, np.ndarray]]:
+    """Prompt means by checkpoint and measure."""
+    return {
+        checkpoint: {name: prompt_means(values) for name, values in by_measure.items()}
+        for checkpoint, by_measure in by_checkpoint.items()
+    }
+
+
+def _significance(judged: Significance, holm_p: float) -> dict[str, Any]:
+    return {
+        "test": judged.test,
+        "p_value": number(judged.p_value),
+        "p_holm": number(holm_p),
+        "effect_size": number(judged.effect_size),
+        "detectable": number(judged.detectable),
+        "prompts_needed": None if math.isnan(judged.prompts_needed) else int(judged.prompts_needed),
+    }
 
 
 def _estimate(scores: Scores) -> dict[str, Any]:
@@ -163,6 +232,43 @@ def _sentence(a: str, b: str, measure: str, plan: str, paired: Paired, also: Seq
         else f"No difference shown between {title(b)} and {title(a)}"
     )
     return f"{claim} on {measure}: {numbers} over {paired.n} prompts ({plan}); {rates}{elsewhere}."
+
+
+def _power(results: Mapping[str, Any], a: str, b: str, measure: str, plan: str) -> str:
+    """What a comparison that shows no difference could have shown."""
+    row = next(
+        row
+        for row in results["comparisons"]
+        if row["measure"] == measure and row["sampling"] == plan and {row["a"], row["b"]} == {a, b}
+    )
+    if find_comparison(results, a, b, measure, plan).shown or not row["detectable"]:
+        return ""
+    needed = f"; one as small as the one seen needs about {row['prompts_needed']:,}" if row["prompts_needed"] else ""
+    return f" With these prompts a difference of {row['detectable']:.3f} is found in 80% of cases{needed}."
+
+
+def _methods(results: Mapping[str, Any], measure: str, plan: str) -> list[str]:
+    """One sentence for each main pair of methods that several seeds speak for."""
+    found = {(row["a"], row["b"]): row for row in results.get("methods", ()) if row["measure"] == measure}
+    rows = [row for row in results.get("methods", ()) if (row["measure"], row["sampling"]) == (measure, plan)]
+    if not rows:
+        return []
+    names = list(dict.fromkeys(name for pair in found for name in pair))
+    sentences = []
+    for a, b in main_pairs(names):
+        row = next((row for row in rows if {row["a"], row["b"]} == {a, b}), None)
+        if row is None or row["ci_low"] is None:
+            continue
+        sign = 1 if row["a"] == a else -1
+        low, high = sorted((sign * row["ci_low"], sign * row["ci_high"]))
+        difference = sign * row["difference"]
+        claim = "no difference is shown" if low <= TIE and high >= -TIE else "gains" if difference > 0 else "loses"
+        sentences.append(
+            f"{title(b)} over {title(a)} as methods, {row['seeds']} seeds, {measure} ({plan}): {claim}, "
+            f"{difference:+.3f} (95% interval {low:+.3f} to {high:+.3f}, deviation between seeds "
+            f"{row['between_seeds']:.3f})."
+        )
+    return sentences
 
 
 def _with_interval(paired: Paired) -> str:

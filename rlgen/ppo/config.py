@@ -66,7 +66,10 @@ class PPOConfig(GRPOConfig):
     """
 
     output_dir: str | None = field(default="runs/ppo", metadata={"help": "Folder for the policy, critic and logs."})
-    learning_rate: float = field(default=5e-4, metadata={"help": "Learning rate of the policy."})
+    learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate of the policy; default 5e-4 for adapters, 1e-5 for full fine-tuning."},
+    )
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Schedule of the policy's learning rate."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Completions a minibatch and process."})
     steps_per_generation: int | None = field(default=4, metadata={"help": "Minibatches a rollout."})
@@ -195,6 +198,14 @@ class PPOConfig(GRPOConfig):
         if self.save_strategy == "steps":
             # A checkpoint between the epochs of a rollout could not go on exactly where it stopped.
             self.save_steps = ceil(self.save_steps / self.updates_per_rollout) * self.updates_per_rollout
+
+    def settle_learning_rate(self, *, adapters: bool) -> None:
+        """Fill in the default of `learning_rate`, which depends on whether adapters train or the whole model.
+
+        Adam moves each weight by about the rate, and a whole model has many times the weights of an adapter.
+        """
+        if self.learning_rate is None:
+            self.learning_rate = 5e-4 if adapters else 1e-5
 
     def _check_ranges(self) -> None:
         at_least = {

@@ -3,9 +3,7 @@
 Letters for shapes: B completions, T completion tokens.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,38 +13,8 @@ from rlgen.errors import ConfigError
 from rlgen.ppo.advantages import masked_mean
 from rlgen.ppo.config import PPOConfig
 from rlgen.rewards.compose import call_reward
+from rlgen.rewards.moments import RunningMoments
 from rlgen.rewards.tokens import CheckedTokenReward, TokenReward, checked_tokens
-
-
-@dataclass
-class RunningMoments:
-    """Mean and deviation of all values seen so far, in float64; JSON keeps its fields exactly."""
-
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-    """Sum of squared distances from the mean."""
-
-    def update(self, values: Tensor) -> None:
-        """Merge further values (M,), whatever M.
-
-        Source: Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample
-            variances", equations 2.1.
-        """
-        added = len(values)
-        if added == 0:
-            return
-        values = values.cpu().double()  # not every accelerator has float64
-        mean = float(values.mean())
-        total, distance = self.count + added, mean - self.mean
-        self.squares += float((values - mean).square().sum()) + distance**2 * self.count * added / total
-        self.mean += distance * added / total
-        self.count = total
-
-    @property
-    def deviation(self) -> float:
-        """Population standard deviation; 0 of nothing."""
-        return math.sqrt(self.squares / self.count) if self.count else 0.0
 
 
 class ScoreShaping:
@@ -78,7 +46,7 @@ class ScoreShaping:
         scored = ~rewards.isnan().all(1)
         scores = (rewards * weights.to(rewards.device)).nansum(1)
         if self.args.normalize_rewards and learn:
-            self.moments.update(scores[scored])
+            self.moments.update(scores[scored].cpu())
         if self.args.normalize_rewards and self.moments.count:
             scores = torch.where(scored, (scores - self.moments.mean) / (self.moments.deviation + 1e-8), scores)
         if (clip := self.args.reward_clip) is not None:

@@ -9,7 +9,8 @@ import torch
 
 from rlgen.errors import TrainingError
 from rlgen.ppo.kl_control import KLControl
-from rlgen.ppo.scores import RunningMoments, ScoreShaping
+from rlgen.ppo.scores import ScoreShaping
+from rlgen.rewards.moments import RunningMoments
 from rlgen.runs import write_atomic
 
 STATE_FILE = "ppo_state.json"

@@ -27,7 +27,7 @@ from rlgen.decoding import HiddenStates, sample
 from rlgen.errors import ConfigError, TrainingError
 from rlgen.hidden import frozen_depth, replay_hidden
 from rlgen.models import load_policy
-from rlgen.ppo.advantages import explained_variance, gae, kl_estimate, masked_mean, token_rewards, whiten
+from rlgen.ppo.advantages import explained_variance, gae, kl_estimate, token_rewards, whiten
 from rlgen.ppo.calibration import calibration
 from rlgen.ppo.checks import check_reference, check_settings, sharing_is_sound
 from rlgen.ppo.config import PPOConfig
@@ -37,11 +37,13 @@ from rlgen.ppo.early_stop import KLStop
 from rlgen.ppo.finite import require_finite
 from rlgen.ppo.kl_control import KLControl
 from rlgen.ppo.losses import policy_loss
-from rlgen.ppo.metrics import objective_metrics, pooled_mean, update_metrics
+from rlgen.ppo.metrics import objective_metrics, pooled, pooled_mean, update_metrics
 from rlgen.ppo.ptx import PTX
 from rlgen.ppo.rollout import Rollout, Scored, group_completions, pack_hidden, score_rollout
 from rlgen.ppo.scores import ScoreShaping, TokenScores, no_score, pad_token_rewards
+from rlgen.ppo.shared_reward import share_reward_models
 from rlgen.ppo.state import load_state, save_state, skip_past_epochs
+from rlgen.rewards.state import load_reward_state, save_reward_state
 from rlgen.rewards.tokens import TokenReward
 from rlgen.scoring import token_logprobs, unwrapped
 from rlgen.sharing import can_share_prompts
@@ -91,6 +93,7 @@ class PPOTrainer(GRPOTrainer):
         check_settings(args, len(train_dataset), len(ptx_dataset or ()), kwargs)
         if isinstance(model, str):
             model = load_policy(model, dtype="auto" if peft_config else "float32", merge=True)
+        args.settle_learning_rate(adapters=peft_config is not None or isinstance(model, PeftModel))
         self.reference: PreTrainedModel | None = None
         if peft_config is None and not isinstance(model, PeftModel):
             self.reference = copy.deepcopy(model).eval().requires_grad_(False)
@@ -110,10 +113,13 @@ class PPOTrainer(GRPOTrainer):
         policy = unwrapped(self.model)
         if args.bf16 or args.fp16:
             leave_casts_to_autocast(policy)
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if isinstance(policy, PeftModel) and not sharded:
+            share_reward_models(self.reward_funcs, policy, self.accelerator.autocast)
         # Dropout in the lower layers is drawn anew at each update; what was computed once cannot have it.
         cached = args.cache_trunk and args.disable_dropout and self.reference is None
         self.trunk_depth = frozen_depth(policy) if cached else 0
-        if args.critic == "adapter" and (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+        if args.critic == "adapter" and sharded:
             raise ConfigError("critic adapter needs the whole model in each process: take another critic")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(args.seed)  # TRL has seeded each process differently; critics must start alike
@@ -182,6 +188,7 @@ class PPOTrainer(GRPOTrainer):
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Tensor:
         """TRL folds the rewards into its own advantages at once; PPO needs them as they are."""
         self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids)
+        self._record("objective/unscored_rows", float(self._rewards_per_func.isnan().all(1).sum()))
         if self.token_scores.functions:
             extras = {"trainer_state": self.state, "log_metric": self._log_metric}
             extras["log_extra"] = self._log_completion_extra
@@ -244,7 +251,8 @@ class PPOTrainer(GRPOTrainer):
         kl = kl_estimate(scored.logprobs, scored.ref_logprobs, self.args.kl_estimator).flatten(0, 1)
         bonus = None if self._token_rewards is None else pad_token_rewards(self._token_rewards, kl)
         keep = packed.completion_mask.flatten(0, 1)
-        self._record_all(objective_metrics(scores, scorable, kl, bonus, keep, self.kl_control.kl_coef))
+        coef = self.kl_control.kl_coef
+        self._record_all(objective_metrics(scores, scorable, kl, bonus, keep, coef, self._pooled_mean))
         self._record_all(self.shaping.metrics())
         self._metrics[self._mode].pop("frac_reward_zero_std", None)  # GRPO's; meaningless for one completion a prompt
         if not training:
@@ -293,7 +301,7 @@ class PPOTrainer(GRPOTrainer):
         if args.whiten_rewards:
             rewards = whiten(rewards, keep, shift_mean=False, total=self._sum_over_processes)
         if not bool(self.critic.fitted):
-            self.critic.start_at(float(self._mean_over_processes(masked_mean(rewards.sum(1), keep.any(1)))))
+            self.critic.start_at(self._pooled_mean(rewards.sum(1), keep.any(1)))
         states = self.critic.states(scored)
         known = self.critic.values(states)
         self._require_finite("values", known)
@@ -302,12 +310,13 @@ class PPOTrainer(GRPOTrainer):
         if args.whiten_advantages:
             advantages = whiten(advantages, keep, total=self._sum_over_processes)
         self._require_finite("advantages", advantages)
-        self._record("policy/entropy_estimate", float(masked_mean(-scored.logprobs, packed.completion_mask)))
-        self._record("critic/explained_variance", explained_variance(known, returns[keep]))
-        for name, number in zip(("slope", "intercept"), calibration(known, returns[keep]), strict=True):
+        self._record("policy/entropy_estimate", self._pooled_mean(-scored.logprobs, packed.completion_mask))
+        predictions, targets = pooled(known, self.accelerator), pooled(returns[keep], self.accelerator)
+        self._record("critic/explained_variance", explained_variance(predictions, targets))
+        for name, number in zip(("slope", "intercept"), calibration(predictions, targets), strict=True):
             self._record(f"critic/calibration_{name}", number)
-        self._record("critic/value", float(masked_mean(values, keep)))
-        self._record("critic/return", float(masked_mean(returns, keep)))
+        self._record("critic/value", self._pooled_mean(values, keep))
+        self._record("critic/return", self._pooled_mean(returns, keep))
         loss, clipped = self.critic.fit(
             states,
             returns[keep],
@@ -360,12 +369,12 @@ class PPOTrainer(GRPOTrainer):
                 model, rollout.packed, temperature=self.temperature, with_entropy=bonus != 0
             )
         loss, ratio, clipped = policy_loss(logprobs, rollout.logprobs, rollout.advantages, self.args.cliprange)
-        self._record("loss/policy", float(masked_mean(loss.detach(), keep)))
+        self._record("loss/policy", self._pooled_mean(loss.detach(), keep))
         if entropy is not None:
             loss = loss - bonus * entropy
         moved = kl_estimate(rollout.logprobs, logprobs.detach(), "k3")
         self.kl_stop.observe(moved, keep)
-        self._record_all(update_metrics(ratio, clipped, moved, entropy, keep))
+        self._record_all(update_metrics(ratio, clipped, moved, entropy, keep, self._pooled_mean))
         self._require_finite("loss", loss[keep])
         loss = (
             torch.where(keep, loss, 0.0).sum()
@@ -420,12 +429,16 @@ class PPOTrainer(GRPOTrainer):
     def _mean_over_processes(self, value: Tensor) -> Tensor:
         return self.accelerator.reduce(value, "mean")
 
+    def _pooled_mean(self, values: Tensor, mask: Tensor) -> float:
+        return pooled_mean(values[mask], self.accelerator)[0]
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the policy as TRL does, and the critic beside it in `critic/`."""
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
             self.critic.save(Path(output_dir or self.args.output_dir) / "critic")
             save_state(output_dir or self.args.output_dir, self.kl_control, self.shaping)
+            save_reward_state(output_dir or self.args.output_dir, self.reward_funcs)
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> Any:
         self._train_sampler = super()._get_train_sampler(dataset)
@@ -440,6 +453,7 @@ class PPOTrainer(GRPOTrainer):
             # On several processes each has rollouts of its own, of which only the first process's were saved.
             self.critic.load(folder, with_replay=self.accelerator.num_processes == 1)
             load_state(checkpoint, self.kl_control, self.shaping)
+            load_reward_state(checkpoint, self.reward_funcs)
             skip_past_epochs(self._train_sampler, int(self.state.epoch + 1e-6))
 
 

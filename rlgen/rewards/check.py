@@ -1,8 +1,11 @@
 """The reward contract, enforced: one finite number or None per row, and an error that names reward, row and reason."""
 
+import asyncio
+import contextlib
 import functools
 import inspect
 import math
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,22 +13,29 @@ from typing import Any
 
 from reward_models._text import completion_text
 from rlgen.errors import RewardError
+from rlgen.rewards.timeout import OverdueError, call_within
 
 Reward = Callable[..., Any]
 
 # What TRL passes beside the rows' columns; these are not split by row.
-_NOT_COLUMNS = ("trainer_state", "log_extra", "log_metric", "environments")
+NOT_COLUMNS = ("trainer_state", "log_extra", "log_metric", "environments")
 
 
 class CheckedReward:
     """A reward function that either keeps the contract or raises a `RewardError`.
 
     It has the wrapped function's name, takes whatever TRL passes, and can be pickled when the function can.
+
+    Args:
+        function: the reward.
+        name: under which it is logged; its own by default.
+        timeout: seconds that one call may take, None for any; see `rlgen.rewards.timeout` for what it can stop.
     """
 
-    def __init__(self, function: Reward, name: str | None = None) -> None:
+    def __init__(self, function: Reward, name: str | None = None, *, timeout: float | None = None) -> None:
         self.function = function
         self.__name__ = name or reward_name(function)
+        self.timeout = timeout
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         """Score the rows.
@@ -39,20 +49,37 @@ class CheckedReward:
             One float per row, None where the reward does not apply.
 
         Raises:
-            RewardError: the function raised, or broke the contract.
+            RewardError: the function raised, took too long, or broke the contract; says which row and shows it.
         """
-        try:
+
+        def scored() -> list[float | None]:
             output = self.function(prompts=prompts, completions=completions, **columns)
+            return self._contract(output, prompts, completions, columns)
+
+        try:
+            return scored() if self.timeout is None else call_within(self.timeout, scored)
         except RewardError:
             raise
         except Exception as error:
             row = _failing_row(self.function, prompts, completions, columns)
-            raise _raised(self.__name__, self.function, error, row, columns) from error
-        return self.contract(output, len(prompts), columns)
+            raise _raised(self, error, row, prompts, completions, columns) from error
+        except OverdueError as error:
+            row = _hanging_row(self, prompts, completions, columns)
+            raise _raised(self, error, row, prompts, completions, columns) from error
 
     def contract(self, output: Any, rows: int, columns: Mapping[str, Any]) -> list[Any]:
         """What the function returned for some rows and columns as the contract has it, or `RewardError`."""
         return contract_floats(self.__name__, output, rows)
+
+    def _contract(
+        self, output: Any, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
+    ) -> list[Any]:
+        try:
+            return self.contract(output, len(prompts), columns)
+        except RewardError as error:
+            if error.row is None:
+                raise
+            raise RewardError(f"{error}{_shown(error.row, prompts, completions)}", row=error.row) from error
 
 
 class AsyncCheckedReward(CheckedReward):
@@ -62,14 +89,19 @@ class AsyncCheckedReward(CheckedReward):
         self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
     ) -> list[float | None]:
         """Score the rows, as `CheckedReward` does."""
+        began = time.monotonic()
         try:
-            output = await self.function(prompts=prompts, completions=completions, **columns)
+            output = await asyncio.wait_for(
+                self.function(prompts=prompts, completions=completions, **columns), self.timeout
+            )
         except RewardError:
             raise
         except Exception as error:
             # Rows are not tried one by one: an async reward usually asks a service, which may bill each call.
-            raise _raised(self.__name__, self.function, error, None, columns) from error
-        return self.contract(output, len(prompts), columns)
+            late = isinstance(error, TimeoutError) and time.monotonic() - began >= (self.timeout or math.inf)
+            reason = OverdueError(self.timeout or 0.0) if late else error
+            raise _raised(self, reason, None, prompts, completions, columns) from error
+        return self._contract(output, prompts, completions, columns)
 
 
 def checked(function: Reward, name: str | None = None) -> CheckedReward:
@@ -123,43 +155,33 @@ def check_rewards(
     functions: Sequence[CheckedReward],
     rows: Iterable[Mapping[str, Any]],
     tokenize: Callable[[str], Sequence[int]] = lambda _: [0],
+    *,
+    probe: bool = True,
 ) -> None:
-    """Dry run on the first two rows with their reference completions, so that errors surface before long work.
+    """Try rewards on the first two rows with their reference completions, so that errors surface before long work.
 
     Args:
         functions: what `load_rewards` or `load_token_rewards` returned.
         rows: dataset rows with `prompt` and, if known, `completion`; other columns are passed on.
         tokenize: token ids of a completion's text, for rewards that read them; by default a stand-in.
+        probe: also ask again, in another order, row by row, and about odd completions, as long as that is cheap; see
+            `rlgen.rewards.probes.probe_quickly`.
 
     Raises:
         RewardError: a function raised or broke the contract.
     """
-    from transformers import TrainerState
-
-    from rlgen.rewards.compose import call_reward
+    from rlgen.rewards.probes import Batch, ask, probe_quickly
 
     sample = [dict(row) for _, row in zip(range(2), rows, strict=False)]
     if not sample:
         return
-    prompts = [row["prompt"] for row in sample]
-    completions = [row["completion"] if "completion" in row else _stand_in(row) for row in sample]
-    columns: dict[str, Any] = {
-        key: [row[key] for row in sample] for key in sample[0] if key not in ("prompt", "completion", "completion_ids")
-    }
-    columns["completion_ids"] = [list(tokenize(completion_text(completion))) for completion in completions]
-    columns["trainer_state"] = TrainerState()
-    columns["log_extra"] = columns["log_metric"] = _ignore
+    batch = Batch.of_rows(sample, tokenize)
     for function in functions:
-        call_reward(function, prompts, completions, **columns)
-
-
-def _ignore(*_: Any) -> None:
-    return None
-
-
-def _stand_in(row: Mapping[str, Any]) -> Any:
-    text = str(row.get("reference", "A sentence."))
-    return text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]
+        began = time.monotonic()
+        scores = ask(function, batch)
+        # An async reward usually asks a service, which may bill each call.
+        if probe and not is_async(function):
+            probe_quickly(function, batch, scores, time.monotonic() - began)
 
 
 def _contract_float(name: str, value: Any, row: int) -> float | None:
@@ -186,39 +208,88 @@ def _failing_row(
     function: Reward, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
 ) -> int | None:
     """Index of the first row that fails on its own; None if no single row does."""
-    rows = len(prompts)
-    for row in range(rows):
-        one_row = {
-            key: [value[row]]
-            if key not in _NOT_COLUMNS and isinstance(value, (list, tuple)) and len(value) == rows
-            else value
-            for key, value in columns.items()
-        }
+    for row in range(len(prompts)):
         try:
-            function(prompts=[prompts[row]], completions=[completions[row]], **one_row)
+            function(**one_row(row, prompts, completions, columns))
         except Exception:
             return row
     return None
 
 
-def _raised(name: str, function: Reward, error: Exception, row: int | None, columns: Mapping[str, Any]) -> RewardError:
+def _hanging_row(
+    reward: CheckedReward, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
+) -> int | None:
+    """Index of a row that takes most of one more timeout on its own; None if no single row does."""
+    at = [0, time.monotonic()]
+
+    def each() -> None:
+        for row in range(len(prompts)):
+            at[:] = row, time.monotonic()
+            with contextlib.suppress(Exception):
+                reward.function(**one_row(row, prompts, completions, columns))
+
+    seconds = reward.timeout or 0.0
+    try:
+        call_within(seconds, each)
+    except OverdueError:
+        return int(at[0]) if time.monotonic() - at[1] > seconds / 2 else None
+    return None
+
+
+def one_row(
+    row: int, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The keyword arguments of a reward for one row of a batch."""
+    rows = len(prompts)
+    own = {
+        key: [value[row]]
+        if key not in NOT_COLUMNS and isinstance(value, (list, tuple)) and len(value) == rows
+        else value
+        for key, value in columns.items()
+    }
+    return {"prompts": [prompts[row]], "completions": [completions[row]], **own}
+
+
+def _raised(
+    reward: CheckedReward,
+    error: BaseException,
+    row: int | None,
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    columns: Mapping[str, Any],
+) -> RewardError:
     where = [] if row is None else [f"row {row}"]
-    where += _user_line(function, error)
-    reason = f"{type(error).__name__}: {_short(error)}"
+    where += _user_line(reward.function, error)
+    late = isinstance(error, OverdueError)
+    reason = str(error) if late else f"raised {type(error).__name__}: {_short(error)}"
     place = f" ({', '.join(where)})" if where else ""
     hint = ""
     if isinstance(error, TypeError) and "argument" in str(error):
         hint = f"; it gets prompts, completions, {', '.join(columns)}: accept **kwargs and ask for columns that exist"
-    return RewardError(f"reward '{name}' raised {reason}{place}{hint}", row=row)
+    elif late:
+        hint = f" for {len(prompts)} completions; make it faster, or allow more time"
+    shown = "" if row is None else _shown(row, prompts, completions)
+    return RewardError(f"reward '{reward.__name__}' {reason}{place}{hint}{shown}", row=row)
 
 
-def _user_line(function: Reward, error: Exception) -> list[str]:
+def _shown(row: int, prompts: Sequence[Any], completions: Sequence[Any]) -> str:
+    """The prompt and completion of a row, shortened."""
+    try:
+        prompt, completion = completion_text(prompts[row]), completion_text(completions[row])
+    except Exception:  # not of the form that rows have; the reward's complaint counts, not ours
+        prompt, completion = str(prompts[row]), str(completions[row])
+    return f"; prompt {_short(prompt, 80)}, completion {_short(completion, 80)}"
+
+
+def _user_line(function: Reward, error: BaseException) -> list[str]:
     """File and line inside the function's own file where the error passed, as a list of one or none."""
     target: Any = inspect.unwrap(function)
     code = getattr(target, "__code__", None) or getattr(type(target).__call__, "__code__", None)
     if code is None:
         return []
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == code.co_filename]
+    running = getattr(error, "frame", None)
+    stack = traceback.extract_stack(running) if running else traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in stack if frame.filename == code.co_filename]
     return [f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"] if frames else []
 
 

@@ -16,19 +16,53 @@ def call_reward(
     Raises:
         RewardError: it raised or broke the contract.
     """
-    function = checked(function)
-    if not is_async(function):
-        return list(function(prompts=prompts, completions=completions, **columns))
+    return call_rewards([function], prompts, completions, **columns)[0]
 
-    awaitable: Reward = function
 
-    async def ask() -> list[float | None]:
-        scores: list[float | None] = await awaitable(prompts=prompts, completions=completions, **columns)
-        return scores
+def call_rewards(
+    functions: Sequence[Reward], prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+) -> list[list[float | None]]:
+    """Call several rewards outside a trainer; async ones run beside each other and beside the others.
+
+    Returns:
+        The scores of each.
+
+    Raises:
+        RewardError: one raised or broke the contract.
+    """
+    every: list[Reward] = [checked(function) for function in functions]
+    waiting = [function for function in every if is_async(function)]
+
+    async def ask() -> list[list[float | None]]:
+        calls = (function(prompts=prompts, completions=completions, **columns) for function in waiting)
+        return list(await asyncio.gather(*calls))
 
     # A thread of its own: the caller may be inside a running event loop (a notebook), where asyncio.run refuses.
     with ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(asyncio.run, ask()).result()
+        asked = pool.submit(asyncio.run, ask()) if waiting else None
+        at_once = [
+            None if is_async(function) else list(function(prompts=prompts, completions=completions, **columns))
+            for function in every
+        ]
+        answers = iter(asked.result() if asked else ())
+    return [next(answers) if scores is None else scores for scores in at_once]
+
+
+def add_up(parts: Sequence[Sequence[float | None]], weights: Sequence[float]) -> list[float | None]:
+    """The weighted sum of several scores, row by row.
+
+    Args:
+        parts: parts x rows; a part that is None in a row counts as absent.
+        weights: one factor per part.
+
+    Returns:
+        One sum per row, None where all parts are.
+    """
+    sums: list[float | None] = []
+    for row in zip(*parts, strict=True):
+        terms = [weight * value for weight, value in zip(weights, row, strict=True) if value is not None]
+        sums.append(sum(terms) if terms else None)
+    return sums
 
 
 def weighted_sum(functions: Sequence[Reward], weights: Sequence[float]) -> Callable[..., list[float | None]]:
@@ -43,15 +77,6 @@ def weighted_sum(functions: Sequence[Reward], weights: Sequence[float]) -> Calla
     """
 
     def composite(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        scores = [call_reward(function, prompts, completions, **columns) for function in functions]
-        totals: list[float | None] = []
-        for row in range(len(prompts)):
-            terms = [
-                weight * value
-                for weight, values in zip(weights, scores, strict=True)
-                if (value := values[row]) is not None
-            ]
-            totals.append(sum(terms) if terms else None)
-        return totals
+        return add_up(call_rewards(functions, prompts, completions, **columns), weights)
 
     return composite

@@ -9,15 +9,18 @@ import math
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rlgen.errors import ConfigError, RewardError
+from rlgen.rewards.adapters import REASONING_GYM, ReasoningGym, adapted
 from rlgen.rewards.check import CheckedReward, Reward, checked
+from rlgen.rewards.options import check_options, configured, makes_a_reward, parameters
 from rlgen.rewards.tokens import CheckedTokenReward, checked_tokens
 
 if TYPE_CHECKING:
@@ -25,32 +28,54 @@ if TYPE_CHECKING:
 
 
 ENTRY_POINTS = "rlgen.rewards"
+BUILT_IN = {"judge": "rlgen.rewards.judge:Judge"}
 
 
 def load_reward(
-    name: str, *, task: "Task | None" = None, model_options: Mapping[str, Any] | None = None
+    name: str,
+    *,
+    task: "Task | None" = None,
+    options: Mapping[str, Any] | None = None,
+    model_options: Mapping[str, Any] | None = None,
 ) -> CheckedReward:
     """Load one reward and put it under the contract.
 
     Args:
         name: `path/to/file.py:function`, `module:function`, a short name (of the task, of an installed package's
-            `rlgen.rewards` entry points, or of `trl.rewards`), or the folder or hub id of a trained reward model.
+            `rlgen.rewards` entry points, or of `trl.rewards`), `reasoning_gym:DATASET`, `judge`, or the folder or hub
+            id of a trained reward model. A function of one row (verifiers' signature) is as good as one of a batch.
         task: whose short names count first.
-        model_options: keyword arguments for `RewardModel`, used when the name is a model.
+        options: keyword arguments; for a function, values of its parameters. With options, even none, the name may
+            also be that of a class or of a function that makes a reward.
+        model_options: keyword arguments for `load_model_reward`, used when the name is a model.
 
     Raises:
-        RewardError: nothing of that name can be loaded.
+        RewardError: nothing of that name can be loaded, or it has no such option.
     """
-    function = _referenced(name)
-    if function is not None:
-        return checked(function)
-    if task is not None and name in task.reward_functions:
-        return checked(task.reward_functions[name])
-    for entry in entry_points(group=ENTRY_POINTS, name=name):
-        with _import_errors(f"reward '{name}' of {entry.dist.name if entry.dist else 'an installed package'}"):
-            return checked(_callable(entry.load(), f"entry point '{name}'"))
-    if name in _trl_rewards():
-        return checked(getattr(importlib.import_module("trl.rewards"), name))
+    return resolve_reward(name, task=task, options=options, model_options=model_options)()
+
+
+def resolve_reward(
+    name: str,
+    *,
+    task: "Task | None" = None,
+    options: Mapping[str, Any] | None = None,
+    model_options: Mapping[str, Any] | None = None,
+) -> Callable[[], CheckedReward]:
+    """Find a reward as `load_reward` does and check its options, but leave it to the caller when to load a model.
+
+    Returns:
+        What gives the reward; it reads a model's weights, if the reward is one.
+
+    Raises:
+        RewardError: as `load_reward`.
+    """
+    found, where = _found(name, task)
+    if found is not None:
+        made = options is not None or isinstance(found, partial)
+        function = configured(found, options or {}, where) if made else _callable(found, where)
+        reward = checked(adapted(function))
+        return lambda: reward
     if Path(name).expanduser().is_dir():
         _require_classifier(Path(name).expanduser())
     elif _may_be_hub_id(name):
@@ -58,9 +83,32 @@ def load_reward(
     else:
         raise _unknown(name, task)
 
-    from rlgen.rewards.model import RewardModel  # only now: it brings torch and a model
+    from rlgen.models import load_reward_model
+    from rlgen.rewards.model import RewardModel, load_model_reward  # only now: it brings torch
 
-    return checked(RewardModel(name, **(model_options or {})))
+    known = parameters(load_model_reward) | parameters(RewardModel) | parameters(load_reward_model)
+    check_options(options or {}, known - {"name_or_path", "model_options"}, name)
+    return lambda: checked(load_model_reward(name, **{**(model_options or {}), **(options or {})}))
+
+
+def _found(name: str, task: "Task | None") -> tuple[Any, str]:
+    """What a name stands for and how to speak of it; None if it can only be a model."""
+    if name == REASONING_GYM or name.startswith(f"{REASONING_GYM}:"):
+        return partial(ReasoningGym, name.partition(":")[2] or None), name
+    found = _referenced(name)
+    if found is not None:
+        return found, name
+    if task is not None and name in task.reward_functions:
+        return task.reward_functions[name], name
+    for entry in entry_points(group=ENTRY_POINTS, name=name):
+        with _import_errors(f"reward '{name}' of {entry.dist.name if entry.dist else 'an installed package'}"):
+            return entry.load(), f"entry point '{name}'"
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        return getattr(importlib.import_module(module), attribute), name
+    if name in _trl_rewards():
+        return getattr(importlib.import_module("trl.rewards"), name), name
+    return None, name
 
 
 def load_rewards(
@@ -71,6 +119,7 @@ def load_rewards(
     own_rows: bool = False,
     required: bool = True,
     model_options: Mapping[str, Any] | None = None,
+    config: str | None = None,
 ) -> tuple[list[CheckedReward], list[float]]:
     """Load several rewards with their weights.
 
@@ -81,6 +130,7 @@ def load_rewards(
         own_rows: the rows are not the task's, so that its mix is no default.
         required: whether own rows need one at all; not if rewards of single tokens judge them.
         model_options: keyword arguments for every `RewardModel` among them.
+        config: file or run folder of a composition (docs/rewards/composition.md), in place of names and weights.
 
     Returns:
         The functions, each with a name of its own, and the weights.
@@ -89,6 +139,12 @@ def load_rewards(
         ConfigError: no reward, a repeated name, or weights that do not fit.
         RewardError: one cannot be loaded.
     """
+    if config is not None:
+        if names or weights:
+            raise ConfigError("reward_config stands in place of reward and reward_weights: give one or the other")
+        from rlgen.rewards.build import load_composite  # only now: it builds on this module
+
+        return [load_composite(config, task, model_options=model_options)], [1.0]
     if not names:
         if own_rows and not required:
             return [], []
@@ -130,18 +186,18 @@ def load_token_rewards(names: Sequence[str] | None) -> list[CheckedTokenReward]:
         function = _referenced(name)
         if function is None:
             raise RewardError(f"unknown token reward {name}; give path/to/file.py:function or module:function")
-        functions.append(checked_tokens(function))
+        functions.append(checked_tokens(_callable(function, name)))
     _make_names_unique(functions)
     return functions
 
 
-def _referenced(name: str) -> Reward | None:
-    """The function that `path/to/file.py:function` or `module:function` names, None for other kinds of names."""
+def _referenced(name: str) -> Any:
+    """What `path/to/file.py:function` or `module:function` names, None for other kinds of names."""
     path, separator, attribute = name.rpartition(":")
     if not (separator and path and attribute) or "/" in attribute:
         return None
     module = _file_module(path) if path.endswith(".py") else _module(path)
-    return _function(module, attribute, where=path)
+    return _attribute(module, attribute, where=path)
 
 
 def _make_names_unique(functions: Sequence[CheckedReward]) -> None:
@@ -227,7 +283,7 @@ def _where(error: BaseException, file: Path | None = None) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 
 
-def _function(module: ModuleType, attribute: str, where: str) -> Reward:
+def _attribute(module: ModuleType, attribute: str, where: str) -> Any:
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -242,14 +298,16 @@ def _function(module: ModuleType, attribute: str, where: str) -> Reward:
             has = f"it has: {', '.join(known)}" if known else "it defines none"
             raise RewardError(f"{where} has no function '{attribute}'{_nearest(attribute, known)}; {has}")
         found = getattr(found, part)
-    return _callable(found, f"{where}:{attribute}")
+    return found
 
 
 def _callable(found: Any, where: str) -> Reward:
     if isinstance(found, type):
-        raise RewardError(f"{where} is a class; give a function, or an object made from it")
+        raise RewardError(f"{where} is a class; give a function, or name it with options in a --reward_config file")
     if not callable(found):
         raise RewardError(f"{where} is a {type(found).__name__}, not a function")
+    if makes_a_reward(found):
+        raise RewardError(f"{where} makes a reward and is none itself; give its options in a --reward_config file")
     return found  # type: ignore[no-any-return]
 
 
@@ -261,6 +319,8 @@ def _trl_rewards() -> list[str]:
 
 def _require_classifier(folder: Path) -> None:
     config, adapter = folder / "config.json", folder / "adapter_config.json"
+    if (folder / "ensemble.json").is_file():  # its own loader says what is wrong with one
+        return
     try:
         if adapter.is_file():
             kinds = [str(json.loads(adapter.read_text()).get("task_type"))]
@@ -305,6 +365,7 @@ def _unknown(name: str, task: "Task | None") -> RewardError:
         {
             *(task.reward_functions if task else ()),
             *(e.name for e in entry_points(group=ENTRY_POINTS)),
+            *BUILT_IN,
             *_trl_rewards(),
         }
     )

@@ -10,6 +10,8 @@ from peft import PeftModel
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from reward_models._text import completion_text
+from rlgen.data import prompt_text
 from rlgen.errors import RewardError
 from rlgen.models import adapter_base, is_adapter, load_reward_model, load_tokenizer
 from rlgen.scoring import pack_rows
@@ -31,7 +33,8 @@ class RewardModel:
             different reward models compare; None does so where they are recorded.
         batch_size: texts per forward pass.
         device: where the model runs; None for the accelerator, if there is one.
-        max_length: longest text in tokens; longer ones lose their beginning. None takes what the model can read.
+        max_length: longest text in tokens; longer ones lose their beginning, with an encoder the beginning of their
+            prompt. None takes what the model can read.
         model_options: passed on to `load_reward_model` (`dtype`, `trust_remote_code`).
 
     Raises:
@@ -51,15 +54,15 @@ class RewardModel:
         max_length: int | None = None,
         **model_options: Any,
     ) -> None:
+        self.name_or_path = name_or_path
         remote_code = bool(model_options.get("trust_remote_code", False))
-        self.tokenizer = load_tokenizer(name_or_path, trust_remote_code=remote_code)
+        self.tokenizer = load_tokenizer(name_or_path, trust_remote_code=remote_code, needs_eos=False)
         self.model = prepare_for_scoring(_load(name_or_path, model_options), self.tokenizer)
-        self.model.to(device or _default_device())
+        self.model.to(device or default_device())
         if self.model.config.num_labels != 1:
             raise RewardError(f"reward model {name_or_path} has {self.model.config.num_labels} outputs; it needs one")
         self.batch_size = batch_size
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        self.max_length = max_length or limit
+        self.max_length = max_length or longest_text(self.model, self.tokenizer)
         self.mean, self.deviation = read_statistics(name_or_path, standardize)
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **_: Any) -> list[float]:
@@ -73,11 +76,14 @@ class RewardModel:
             One score per row: in training standard deviations from the training mean where the folder records
             them, else the model's raw output.
         """
-        texts = [token_ids(self.tokenizer, *row) for row in zip(prompts, completions, strict=True)]
-        if self.max_length is not None:
-            texts = [ids[-self.max_length :] for ids in texts]
+        texts = self.tokenized(prompts, completions)
         scores = score_texts(self.model, texts, batch_size=self.batch_size)
         return [(score - self.mean) / self.deviation for score in scores]
+
+    def tokenized(self, prompts: Sequence[Any], completions: Sequence[Any]) -> list[list[int]]:
+        """Tokens of the rows, none longer than the model can read."""
+        rows = zip(prompts, completions, strict=True)
+        return [token_ids(self.tokenizer, *row, max_length=self.max_length) for row in rows]
 
     def score_pairs(self, pairs: "Dataset") -> tuple[list[float], list[float]]:
         """Scores of the chosen and of the rejected texts of preference pairs.
@@ -92,18 +98,62 @@ class RewardModel:
         return scores[::2], scores[1::2]
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, prompt: Any, completion: Any) -> list[int]:
-    """Tokens of one row exactly as TRL's RewardTrainer makes them.
+def load_model_reward(
+    name_or_path: str, *, aggregate: str = "mean", uncertainty_coef: float = 0.5, **options: Any
+) -> RewardModel:
+    """A trained reward model, or an ensemble of them, from its folder.
 
-    A conversational row goes through the chat template; a plain one is joined and ended with the eos token.
+    Args:
+        name_or_path: folder or hub id.
+        aggregate: how an ensemble's members become one score, see `RewardEnsemble`; a single model has no use for it.
+        uncertainty_coef: likewise.
+        **options: keyword arguments for `RewardModel`.
     """
+    from rlgen.rewards.ensemble import RewardEnsemble, is_ensemble
+
+    if is_ensemble(name_or_path):
+        return RewardEnsemble(name_or_path, aggregate=aggregate, uncertainty_coef=uncertainty_coef, **options)
+    return RewardModel(name_or_path, **options)
+
+
+def token_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: Any, completion: Any, *, max_length: int | None = None
+) -> list[int]:
+    """Tokens of one row, for a decoder exactly as TRL's RewardTrainer makes them.
+
+    A conversational row goes through the chat template; a plain one is joined and ended with the eos token. An
+    encoder without a chat template reads prompt and completion as a pair of texts, between its own special tokens.
+
+    Args:
+        tokenizer: the reward model's.
+        prompt: plain or conversational.
+        completion: likewise.
+        max_length: a longer row loses its beginning, with an encoder the beginning of its prompt.
+    """
+    if reads_pairs(tokenizer):
+        return _pair_ids(tokenizer, prompt, completion, max_length)
     if isinstance(prompt, str):
         text = prompt + completion
         eos = str(tokenizer.eos_token)
-        return list(tokenizer(text if text.endswith(eos) else text + eos)["input_ids"])
-    messages = list(prompt) + list(completion)
-    rendered: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
-    return list(rendered["input_ids"])
+        ids = list(tokenizer(text if text.endswith(eos) else text + eos)["input_ids"])
+    else:
+        messages = list(prompt) + list(completion)
+        rendered: Any = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
+        ids = list(rendered["input_ids"])
+    return ids if max_length is None else ids[-max_length:]
+
+
+def reads_pairs(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether it is an encoder's tokenizer, made for a text or a pair of texts rather than a conversation."""
+    special = tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None
+    return special and tokenizer.chat_template is None
+
+
+def longest_text(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """How many tokens the model can read, None where nothing says so."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    # Some encoders number their positions from 2 on; only the tokenizer knows what is left.
+    return min(limit or tokenizer.model_max_length, tokenizer.model_max_length) if reads_pairs(tokenizer) else limit
 
 
 def prepare_for_scoring(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -130,7 +180,9 @@ def score_texts(model: PreTrainedModel, texts: Sequence[Sequence[int]], *, batch
     # The classifier reads the last token that is no padding, so trailing pads (pad may be eos) play no part.
     stripped = [_without_trailing(ids, _pad(model)) for ids in texts]
     unique = list(dict.fromkeys(stripped))
-    shares = isinstance(getattr(model, "score", None), torch.nn.Linear) and can_share_prompts(model)
+    head = getattr(model, "score", None)
+    head = getattr(head, "original_module", head)  # inside an adapter's wrapper
+    shares = isinstance(head, torch.nn.Linear) and can_share_prompts(model)
     groups = _groups(unique, batch_size) if shares else [[text] for text in unique]
     prefix = read_prefix(model, unique) if shares else None
     # Sorted by length so that a batch holds little padding.
@@ -209,6 +261,17 @@ def _score_packed(model: Any, groups: Sequence[Sequence[tuple[int, ...]]], prefi
     return scores
 
 
+def _pair_ids(tokenizer: PreTrainedTokenizerBase, prompt: Any, completion: Any, max_length: int | None) -> list[int]:
+    asked = prompt[0]["content"] if not isinstance(prompt, str) and len(prompt) == 1 else prompt_text(prompt)
+    ids = list(tokenizer(asked, completion_text(completion))["input_ids"])
+    if max_length is not None and len(ids) > max_length:
+        excess = len(ids) - max_length
+        cut = min(excess, len(tokenizer(asked, add_special_tokens=False)["input_ids"]))
+        ids = ids[:1] + ids[1 + cut :]  # the first token is the one that an encoder reads its answer from
+        ids = ids[: max_length - 1] + ids[-1:] if excess > cut else ids
+    return ids
+
+
 def _pad(model: PreTrainedModel) -> int:
     return int(model.config.get_text_config().pad_token_id)
 
@@ -228,6 +291,7 @@ def _load(name_or_path: str, options: dict[str, Any]) -> PreTrainedModel:
     return merged
 
 
-def _default_device() -> torch.device:
+def default_device() -> torch.device:
+    """The accelerator, if there is one."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return accelerator or torch.device("cpu")

@@ -65,18 +65,21 @@ def _contract_row(name: str, output: Any, tokens: int, row: int) -> list[float] 
     if len(values) != tokens:
         raise RewardError(
             f"token reward '{name}' returned {len(values)} values for row {row}, whose completion has {tokens} "
-            "tokens; return one number per token of completion_ids, or None where it does not apply"
+            "tokens; return one number per token of completion_ids, or None where it does not apply",
+            row=row,
         )
     try:
         numbers = [float("not a number" if isinstance(value, (str, bytes)) else value) for value in values]
     except (TypeError, ValueError, RuntimeError) as error:
         raise RewardError(
-            f"token reward '{name}' returned something other than numbers for row {row}: {error}; return floats"
+            f"token reward '{name}' returned something other than numbers for row {row}: {error}; return floats",
+            row=row,
         ) from error
     broken = next((i for i, number in enumerate(numbers) if not math.isfinite(number)), None)
     if broken is not None:
         raise RewardError(
-            f"token reward '{name}' returned {numbers[broken]} for token {broken} of row {row}; return finite numbers"
+            f"token reward '{name}' returned {numbers[broken]} for token {broken} of row {row}; return finite numbers",
+            row=row,
         )
     return numbers
 

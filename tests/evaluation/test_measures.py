@@ -4,14 +4,15 @@ from datasets import Dataset
 from rlgen.data import conversational
 from rlgen.errors import ConfigError, RewardError
 from rlgen.evaluation.measures import (
+    Measure,
     check_unique,
     choose_measures,
+    combined,
     diagnostic_measures,
     metric_measures,
     reward_measures,
     score_completions,
     score_side_by_side,
-    weighted_sum,
 )
 from rlgen.generation import Completion
 
@@ -99,9 +100,39 @@ def test_an_error_names_whose_completion_it_was():
 
 
 def test_sum_skips_what_does_not_apply():
-    parts = [[[1.0, None]], [[2.0, None]]]
-    assert weighted_sum(parts, [0.5, 2.0]) == [[4.5, None]]
-    assert weighted_sum([[[None]], [[3.0]]], [1.0, 2.0]) == [[6.0]]
+    whole = Measure("reward", "", "reward", True, terms=(("a", 0.5), ("b", 2.0)))
+    samples = [[answer("x"), answer("y")], [answer("z")]]
+    scores = {"a": [[1.0, None], [None]], "b": [[2.0, None], [3.0]]}
+    assert combined(whole, scores, samples) == [[4.5, None], [6.0]]
+
+
+MIX = """
+rewards:
+  polite: {reward: FILE:polite, weight: 2}
+  long: {reward: FILE:long, gate: {polite: 1}}
+"""
+
+
+def test_a_composition_is_measured_from_the_raw_scores_of_its_parts(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def polite(completions, **_):\n    return [float('please' in c) for c in completions]\n"
+        "def long(completions, **_):\n    return [float(len(c)) for c in completions]\n"
+    )
+    mix = tmp_path / "mix.yaml"
+    mix.write_text(MIX.replace("FILE", str(file)))
+    rows = Dataset.from_dict({"prompt": ["p", "q"]})
+    options = {"reward_weights": None, "reward_model": None, "metrics": [], "kl_reference": None}
+    whole, *parts = choose_measures(None, rows, reward=None, reward_config=str(mix), **options)[:3]
+    assert [measure.name for measure in (whole, *parts)] == ["reward", "polite", "long"]
+    samples = [[answer("please"), answer("now")], [answer("yes please")]]
+    scores = {measure.name: score_completions(measure.score, rows, samples) for measure in parts}
+    assert combined(whole, scores, samples) == [[2 + 6, 0.0], [2 + 10]]
+    with pytest.raises(ConfigError, match="one or the other"):
+        choose_measures(None, rows, reward=["x"], reward_config=str(mix), **options)
+    mix.write_text(MIX.replace("FILE", str(file)).replace("weight: 2", "normalize: true"))
+    with pytest.raises(ConfigError, match="give the run's folder as --reward_config"):
+        choose_measures(None, rows, reward=None, reward_config=str(mix), **options)
 
 
 def test_one_plain_reward_is_its_own_sum():

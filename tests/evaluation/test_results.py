@@ -2,12 +2,22 @@ import json
 
 import pytest
 
-from rlgen.evaluation.results import compare_all, find_comparison, main_pairs, primary_measure, verdicts
+from rlgen.evaluation.measures import Measure
+from rlgen.evaluation.results import (
+    compare_all,
+    compare_methods,
+    find_comparison,
+    main_pairs,
+    primary_measure,
+    seeds_of,
+    verdicts,
+)
+from rlgen.evaluation.significance import holm
 from rlgen.evaluation.tables import results_table
 
 COMPARISON_KEYS = {
     *("a", "b", "measure", "sampling", "n", "mean_a", "mean_b", "difference", "ci_low", "ci_high"),
-    *("win_rate", "tie_rate"),
+    *("win_rate", "tie_rate", "test", "p_value", "p_holm", "effect_size", "detectable", "prompts_needed"),
 }
 ORDER = [("base", "sft"), ("base", "ppo"), ("base", "dpo"), ("sft", "ppo"), ("sft", "dpo"), ("ppo", "dpo")]
 
@@ -79,17 +89,15 @@ def judged(**values):
         {"name": "rouge_l", "kind": "metric", "higher_is_better": True},
     ]
 
-    class Named:
-        def __init__(self, name):
-            self.name = name
-            self.higher_is_better = True
-
+    scores = fixed_scores(**values)
+    columns = [Measure("reward", "", "reward", True), Measure("rouge_l", "", "metric", True)]
     results = {
         "measures": measures,
         "n_prompts": 20,
         "checkpoints": [{"name": name} for name in values],
         "sampling": [{"name": "greedy"}],
-        "comparisons": compare_all(fixed_scores(**values), [Named("reward"), Named("rouge_l")]),
+        "comparisons": compare_all(scores, columns),
+        "methods": compare_methods(scores, columns),
     }
     return verdicts(results)
 
@@ -108,6 +116,61 @@ def test_verdicts_say_what_is_shown_and_what_is_not():
     assert sentence.startswith("No difference shown between PPO and SFT")
     (sentence,) = judged(sft=(LOW, LOW), ppo=(LOW, LOW))
     assert sentence.startswith("No difference shown")
+
+
+def test_where_nothing_is_shown_the_verdict_says_what_could_have_been():
+    noise = [0.1, 0.35, 0.2, 0.2] * 5
+    (sentence,) = judged(sft=([0.2] * 20, LOW), ppo=(noise, LOW))
+    assert "a difference of 0.060 is found in 80% of cases; one as small as the one seen needs about" in sentence
+    (sentence,) = judged(sft=(LOW, LOW), ppo=(HIGH, LOW))
+    assert "is found in" not in sentence
+
+
+def test_p_values_are_corrected_over_the_measures_that_claims_are_made_of(results):
+    groups = {}
+    for row in results["comparisons"]:
+        groups.setdefault((row["a"], row["b"], row["sampling"]), []).append(row)
+    kinds = {measure["name"]: measure["kind"] for measure in results["measures"]}
+    for rows in groups.values():
+        claims = [row for row in rows if kinds[row["measure"]] != "diagnostic"]
+        assert [row["p_holm"] for row in claims] == pytest.approx(holm([row["p_value"] for row in claims]), abs=1e-6)
+        assert all(row["p_holm"] is None for row in rows if kinds[row["measure"]] == "diagnostic")
+
+
+def test_names_that_differ_in_the_seed_are_one_method():
+    names = ["base", "sft", "ppo-seed0", "ppo-seed1", "dpo_seed_0", "seedling"]
+    assert seeds_of(names) == {
+        "base": {"": "base"},
+        "sft": {"": "sft"},
+        "ppo": {"0": "ppo-seed0", "1": "ppo-seed1"},
+        "dpo": {"0": "dpo_seed_0"},
+        "seedling": {"": "seedling"},
+    }
+
+
+def test_several_seeds_make_a_claim_about_the_method():
+    wave = [0.01, -0.01] * 10
+    up = [[low + 0.4 + d + s for low, d in zip(LOW, wave, strict=True)] for s in (0.0, 0.02, -0.02)]
+    values = {"sft": (LOW, LOW), **{f"ppo-seed{i}": (scores, LOW) for i, scores in enumerate(up)}}
+    first, *others = judged(**values)
+    assert first.startswith("PPO over SFT as methods, 3 seeds, reward (greedy): gains, +0.400 (95% interval +0.3")
+    assert "deviation between seeds 0.020" in first
+    assert len(others) == 3
+    rows = compare_methods(fixed_scores(**values), [Measure("reward", "", "reward", True)])
+    assert [row["by_seed"] for row in rows] == [pytest.approx([0.4, 0.42, 0.38])]
+
+
+def test_methods_are_paired_by_seed_and_not_compared_where_seeds_differ():
+    shift = {"0": 0.0, "1": 0.3}
+    values = {}
+    for seed, by in shift.items():
+        values[f"sft-seed{seed}"] = ([v + by for v in LOW], LOW)
+        values[f"ppo-seed{seed}"] = ([v + by + 0.1 for v in LOW], LOW)
+    (row,) = compare_methods(fixed_scores(**values), [Measure("reward", "", "reward", True)])
+    assert row["by_seed"] == pytest.approx([0.1, 0.1])
+    assert row["between_seeds"] == pytest.approx(0, abs=1e-6)
+    values["ppo-seed7"] = values.pop("ppo-seed1")
+    assert compare_methods(fixed_scores(**values), [Measure("reward", "", "reward", True)]) == []
 
 
 def test_a_fall_of_rouge_beyond_the_tolerance_is_a_warning():

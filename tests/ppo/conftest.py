@@ -1,5 +1,8 @@
 """Tiny trainers with any kind of critic, and what other tests of PPO make theirs of."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from transformers import BertConfig, BertModel
 from rlgen.models import load_policy, load_tokenizer
 from rlgen.ppo import PPOConfig, PPOTrainer
 
+ROOT = Path(__file__).parents[2]
 ROWS = Dataset.from_dict({"prompt": [f"Say number {i}" + " please" * (i % 3) for i in range(32)]})
 KINDS = ["frozen", "head", "adapter", "decoder", "encoder"]
 
@@ -114,3 +118,33 @@ def make_trainer(tiny_llama: str, tmp_path: Path, small_run):
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def launch():
+    """Runs a command in a folder, on one or several processes that are launched as users launch them.
+
+    Nothing that this process has of launchers reaches it, processes find each other on the loopback device whatever
+    the host's name resolves to, and there is time for a machine that is busy with other things.
+    """
+
+    def run(command: list[str], folder: Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
+        foreign = ("ACCELERATE_", "FSDP_", "TORCHELASTIC_", "MASTER_", "GROUP_", "ROLE_")
+        alone = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign) and k not in alone}
+        environment |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        if Path("/sys/class/net/lo").exists():
+            environment["GLOO_SOCKET_IFNAME"] = "lo"
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        done = subprocess.run(
+            [sys.executable, *(launcher if processes > 1 else []), *command],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=1500,
+        )
+        assert done.returncode == 0, done.stderr[-6000:]
+        return done
+
+    return run

@@ -1,10 +1,6 @@
 """Critics on two processes, each with rollouts of its own: gradients are averaged, so that weights stay the same."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -52,13 +48,9 @@ for kind, settings in kinds.items():
 
 
 @pytest.mark.slow
-def test_critics_of_two_processes_stay_the_same(tiny_llama, critic_settings, tmp_path):
+@pytest.mark.timeout(1600)
+def test_critics_of_two_processes_stay_the_same(tiny_llama, critic_settings, tmp_path, launch):
     (tmp_path / "script.py").write_text(SCRIPT)
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "script.py"]
-    command += [tiny_llama, json.dumps(critic_settings)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = launch(["script.py", tiny_llama, json.dumps(critic_settings)], tmp_path)
     for kind in critic_settings:
         assert f"same weights: {kind}" in done.stdout

@@ -17,8 +17,9 @@ from rlgen.errors import ConfigError, ModelError, TrainingError
 from rlgen.models import load_policy, load_tokenizer
 from rlgen.ppo import PPOConfig
 from rlgen.ppo.critic import LoadedCritic
-from rlgen.ppo.critic.adapter import AdapterCritic, critic_adapter
+from rlgen.ppo.critic.adapter import AdapterCritic
 from rlgen.ppo.critic.base import CriticOptions
+from rlgen.ppo.side_adapter import side_config
 from rlgen.scoring import pack_rows
 from rlgen.tiny import tiny_model
 
@@ -256,9 +257,9 @@ def test_an_adapter_that_trains_a_score_with_several_outputs_is_refused(make_tra
 
 def test_a_policy_with_an_adapter_named_critic_is_refused(make_trainer, monkeypatch):
     policy: PeftModel = make_trainer().model
-    policy.add_adapter("critic", critic_adapter(policy.peft_config["default"]))
+    policy.add_adapter("critic", side_config(policy.peft_config["default"]))
     with pytest.raises(ConfigError, match="has an adapter named critic already"):
-        AdapterCritic(policy, critic_adapter(policy.peft_config["default"]), CriticOptions())
+        AdapterCritic(policy, side_config(policy.peft_config["default"]), CriticOptions())
     assert sorted(policy.peft_config) == ["critic", "default"]
 
 

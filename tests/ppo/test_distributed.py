@@ -1,9 +1,6 @@
 """PPO on two processes: same collectives on both, one folder that loads."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,19 +18,17 @@ def short(prompts, completions, completion_ids, **columns):
 
 
 @pytest.mark.slow
-def test_two_processes_train_together_and_save_one_folder(tiny_llama, tmp_path):
+@pytest.mark.timeout(1600)
+def test_two_processes_train_together_and_save_one_folder(tiny_llama, tmp_path, launch):
     (tmp_path / "reward.py").write_text(REWARD)
     rows = [{"prompt": f"Say {'odd' if i % 3 else 'even'} number {i}"} for i in range(48)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += [str(root / "recipes" / "ppo.py")]
+    command = [str(root / "recipes" / "ppo.py")]
     command += f"--model_name_or_path {tiny_llama} --dataset_name rows.jsonl --reward reward.py:short".split()
     command += "--output_dir out --max_steps 8 --per_device_train_batch_size 4 --steps_per_generation 2".split()
     command += "--num_generations 2 --max_completion_length 8 --top_layers 2 --critic_warmup_rollouts 1".split()
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(command, tmp_path)
     logged = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert logged[0]["objective/kl"] == 0
     assert 0 < logged[0]["objective/unscored"] < 1

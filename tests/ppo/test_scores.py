@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from rlgen.errors import ConfigError, RewardError
 from rlgen.ppo import PPOConfig
-from rlgen.ppo.scores import RunningMoments, ScoreShaping, TokenScores, pad_token_rewards
+from rlgen.ppo.scores import ScoreShaping, TokenScores, pad_token_rewards
+from rlgen.rewards.moments import RunningMoments
 
 NAN = float("nan")
 ONE = torch.ones(1)

@@ -1,6 +1,5 @@
 """The PPO trainer on tiny models: invariants that must hold whatever the data."""
 
-import inspect
 import statistics
 from pathlib import Path
 
@@ -9,8 +8,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, Trainer
-from trl import GRPOTrainer
+from transformers import AutoModelForCausalLM
 
 from rlgen.errors import ConfigError, TrainingError
 from rlgen.models import load_policy, load_tokenizer
@@ -377,22 +375,10 @@ def test_a_critic_layer_that_does_not_exist_is_an_error(tiny_llama, tmp_path):
         make(tiny_llama, tmp_path, critic_layer=9)
 
 
-def test_trl_still_has_the_private_surface_that_ppo_builds_on():
-    calls = {
-        GRPOTrainer._generate_single_turn: ["prompt_ids", "images", "multimodal_fields", "num_generations"],
-        GRPOTrainer._get_per_token_logps_and_entropies: ["model", "input_ids", "attention_mask", "logits_to_keep"],
-        GRPOTrainer._calculate_rewards: ["inputs", "prompts", "completions", "completion_ids_list"],
-        GRPOTrainer._generate_and_score_completions: ["inputs"],
-        GRPOTrainer._prepare_inputs: ["generation_batch"],
-        GRPOTrainer._compute_loss: ["model", "inputs"],
-        Trainer._load_optimizer_and_scheduler: ["checkpoint"],
-        Trainer.save_model: ["output_dir", "_internal_call"],
-    }
-    for function, names in calls.items():
-        parameters = list(inspect.signature(function).parameters)[1:]
-        assert parameters[: len(names)] == names, function.__qualname__
-    source = inspect.getsource(GRPOTrainer)
-    for attribute in ("self.eos_token_ids", "self._metrics", "self.reward_weights", "self._tokenizer", "self._step"):
-        assert attribute in source
-    for key in ('"prompt_ids"', '"prompt_mask"', '"completion_ids"', '"completion_mask"'):
-        assert key in inspect.getsource(GRPOTrainer._generate_and_score_completions)
+@pytest.mark.parametrize(("lora", "rate"), [(True, 5e-4), (False, 1e-5)], ids=["lora", "full"])
+def test_the_default_learning_rate_is_that_of_what_trains(tiny_llama, tmp_path, lora, rate):
+    trainer = make(tiny_llama, tmp_path, lora=lora, learning_rate=None, max_steps=1)
+    trainer.train()
+    assert trainer.args.learning_rate == rate
+    assert metric(trainer, "learning_rate") == [rate]
+    assert make(tiny_llama, tmp_path, lora=lora, learning_rate=3e-4).args.learning_rate == 3e-4

@@ -2,7 +2,14 @@
 
 import asyncio
 import inspect
+import logging
+import math
 import pickle
+import random
+import re
+import sys
+import threading
+import time
 from functools import partial
 
 import numpy as np
@@ -83,6 +90,10 @@ def test_a_broken_contract_is_one_line_with_name_and_row(output, complaint):
     assert complaint in message
     assert "'reward'" in message
     assert "\n" not in message
+    row = re.search(r"row (\d)", message)
+    if row:
+        assert f"; prompt '{PROMPTS[int(row[1])]}', completion '{COMPLETIONS[int(row[1])]}'" in message
+        assert caught.value.row == int(row[1])
 
 
 def test_an_exception_names_type_message_row_and_line():
@@ -210,7 +221,7 @@ def test_the_dry_run_gives_two_rows_as_training_will():
         assert trainer_state.global_step == 0
         return [0.0, None]
 
-    check_rewards([checked(spy)], ROWS)
+    check_rewards([checked(spy)], ROWS, probe=False)
 
 
 @pytest.mark.parametrize("row", [{"prompt": "q"}, {"prompt": [{"role": "user", "content": "q"}], "reference": "r"}])
@@ -232,3 +243,219 @@ def test_the_dry_run_finds_what_training_would_find_late():
     check_rewards([checked(broken)], [])  # nothing to try it on
     with pytest.raises(RewardError, match="'broken' returned inf"):
         check_rewards([checked(length), checked(broken)], [{"prompt": "q", "completion": "r"}])
+
+
+def test_the_input_of_a_bad_row_is_shown_and_shortened():
+    prompts = [[{"role": "user", "content": "first " * 100}], [{"role": "user", "content": "second"}]]
+    completions = [[{"role": "assistant", "content": "line one\nline two"}], [{"role": "assistant", "content": "b"}]]
+
+    def raises(completions, **kwargs):
+        raise ValueError("no")
+
+    with pytest.raises(RewardError) as caught:
+        checked(raises)(prompts, completions)
+    assert "prompt 'first first" in str(caught.value)
+    assert "completion 'line one\\nline two'" in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+# Time limit
+
+
+def stuck_on(word, wait):
+    def reward(completions, **kwargs):
+        for completion in completions:
+            if completion == word:
+                wait()
+        return [0.0] * len(completions)
+
+    return reward
+
+
+def spin():
+    while True:
+        pass
+
+
+def slow_pattern():
+    re.fullmatch(r"(a+)+b", "a" * 40)
+
+
+def swallow():
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            time.sleep(60)
+        except Exception:
+            continue
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="alarm signals")
+@pytest.mark.parametrize("wait", [spin, slow_pattern, swallow, lambda: time.sleep(60)])
+def test_a_reward_that_hangs_is_named_with_row_and_line(wait):
+    reward = CheckedReward(stuck_on("yy", wait), timeout=0.3)
+    began = time.monotonic()
+    with pytest.raises(RewardError) as caught:
+        reward(PROMPTS, COMPLETIONS)
+    assert time.monotonic() - began < 10
+    message = str(caught.value)
+    assert re.search(r"reward 'reward' took longer than 0.3 s \(row 1, test_check.py:\d+\) for 3 completions", message)
+    assert message.endswith("; prompt 'b', completion 'yy'")
+    assert caught.value.row == 1
+    assert reward(["a"], ["x"]) == [0.0], "the next call is as good as ever"
+
+
+def test_a_slow_batch_without_a_slow_row_names_no_row():
+    def slow(completions, **kwargs):
+        time.sleep(0.1 * len(completions))
+        return [0.0] * len(completions)
+
+    reward = CheckedReward(slow, timeout=0.5)
+    with pytest.raises(RewardError, match=r"took longer than 0.5 s \(test_check.py:\d+\) for 8 completions") as caught:
+        reward(["q"] * 8, ["c"] * 8)
+    assert caught.value.row is None
+
+
+def test_the_time_limit_works_in_a_thread():
+    stop = threading.Event()
+    reward = CheckedReward(stuck_on("yy", lambda: stop.wait(20)), timeout=0.3)
+    caught = []
+
+    def work():
+        try:
+            reward(PROMPTS, COMPLETIONS)
+        except RewardError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(10)
+    stop.set()
+    assert caught[0].row == 1
+    assert "test_check.py:" in str(caught[0])
+
+
+def test_the_time_limit_of_an_async_reward():
+    async def asks(completions, **kwargs):
+        await asyncio.sleep(60)
+
+    reward = checked(asks)
+    reward.timeout = 0.1
+    with pytest.raises(RewardError, match=r"'asks' took longer than 0\.1 s"):
+        call_reward(reward, PROMPTS, COMPLETIONS)
+
+    async def own_timeout(completions, **kwargs):
+        raise TimeoutError("the service did not answer")
+
+    reward = checked(own_timeout)
+    reward.timeout = 5
+    with pytest.raises(RewardError, match="raised TimeoutError: the service did not answer"):
+        call_reward(reward, PROMPTS, COMPLETIONS)
+
+
+def test_a_reward_in_time_is_not_touched():
+    reward = CheckedReward(length, timeout=5)
+    assert reward(PROMPTS, COMPLETIONS) == [1.0, 2.0, 3.0]
+    assert pickle.loads(pickle.dumps(reward)).timeout == 5
+
+    def raises(completions, **kwargs):
+        raise ValueError("mine")
+
+    with pytest.raises(RewardError, match="raised ValueError: mine"):
+        CheckedReward(raises, timeout=5)(PROMPTS, COMPLETIONS)
+
+
+# The fast form of the harness
+
+TEXT_ROWS = [{"prompt": "q", "completion": "a long answer"}, {"prompt": "p", "completion": "short"}]
+
+
+def test_a_sound_reward_passes_the_fast_form():
+    calls = []
+
+    def counted(completions, **kwargs):
+        calls.append(list(completions))
+        return length(completions)
+
+    check_rewards([checked(counted)], TEXT_ROWS)
+    assert ["short", "a long answer"] in calls
+    assert ["short"] in calls
+    assert ["", ""] in calls
+
+
+def dice(completions, **kwargs):
+    return [random.random() for _ in completions]
+
+
+def place(completions, **kwargs):
+    return [float(i) for i in range(len(completions))]
+
+
+def greedy(completions, **kwargs):
+    scores = length(completions)
+    completions.clear()
+    return scores
+
+
+def no_blanks(completions, **kwargs):
+    return [1 / len(completion.split()) for completion in completions]
+
+
+def no_letters(completions, **kwargs):
+    return [math.log(completion.count("a") + completion.count("o")) for completion in completions]
+
+
+def ascii_only(completions, **kwargs):
+    return [float(len(completion.encode("ascii"))) for completion in completions]
+
+
+@pytest.mark.parametrize(
+    ("function", "complaint"),
+    [
+        (dice, "'dice' is not reproducible: the same call twice"),
+        (place, "'place' is not reproducible: with the rows in another order"),
+        (no_blanks, "'no_blanks' raised ZeroDivisionError: .*row 0.*completion ''"),
+        (no_letters, "'no_letters' raised ValueError: .*completion ''"),
+        (ascii_only, "'ascii_only' raised UnicodeEncodeError"),
+    ],
+)
+def test_the_fast_form_finds_what_a_dry_run_does_not(function, complaint):
+    check_rewards([checked(function)], TEXT_ROWS, probe=False)
+    with pytest.raises(RewardError, match=complaint):
+        check_rewards([checked(function)], TEXT_ROWS)
+
+
+@pytest.mark.parametrize("probe", [False, True])
+def test_a_reward_that_changes_what_others_get_is_refused(probe):
+    with pytest.raises(RewardError, match="'greedy' changes the prompts, completions or columns"):
+        check_rewards([checked(greedy)], TEXT_ROWS, probe=probe)
+
+
+def test_the_fast_form_warns_of_rewards_that_compare_rows(caplog):
+    def share(completions, **kwargs):
+        total = sum(length(completions))
+        return [value / total if total else 0.0 for value in length(completions)]
+
+    with caplog.at_level(logging.WARNING, logger="rlgen"):
+        check_rewards([checked(share)], TEXT_ROWS)
+    assert "'share' scores row 1 differently alone than in a batch" in caplog.text
+
+
+def test_the_fast_form_is_cheap_for_slow_and_paid_rewards():
+    calls = []
+
+    def slow(completions, **kwargs):
+        calls.append(len(completions))
+        time.sleep(0.6)
+        return length(completions)
+
+    check_rewards([checked(slow)], TEXT_ROWS)
+    assert len(calls) <= 4
+
+    async def paid(completions, **kwargs):
+        calls.append(len(completions))
+        return length(completions)
+
+    calls.clear()
+    check_rewards([checked(paid)], TEXT_ROWS)
+    assert calls == [2]

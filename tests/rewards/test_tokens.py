@@ -120,6 +120,7 @@ def test_the_dry_run_gives_them_the_tokens_of_the_completions(tmp_path: Path):
 
     rows = [{"prompt": "a", "completion": "abc"}, {"prompt": "b", "completion": "d"}]
     check_rewards([checked_tokens(spy)], rows, lambda text: [ord(letter) for letter in text])
-    assert seen == [[97, 98, 99], [100]]
+    assert seen[:2] == [[97, 98, 99], [100]]
+    assert all(seen), "an empty completion has the token that ends it"
     with pytest.raises(RewardError, match="too_long"):
         check_rewards(load_token_rewards([f"{tmp_path}/mine.py:too_long"]), rows)

@@ -142,9 +142,21 @@ class Critic(nn.Module, ABC):
                 self.head.bias.fill_(mean_return)
             self.fitted.fill_(True)
 
-    def _step(self, loss: Tensor, count: int, mean_over_processes: Callable[[Tensor], Tensor]) -> float:
-        """One optimizer step on the mean of summed losses; every process must take it, if need be over no states."""
-        mean = loss / max(count, 1)
+    def _step(
+        self, losses: Tensor, clipped: Tensor, mean_over_processes: Callable[[Tensor], Tensor]
+    ) -> tuple[float, float]:
+        """One optimizer step; every process must take it, if need be over no states.
+
+        Args:
+            losses: (M,) of this process's states; a state weighs the same on whichever process it is.
+            clipped: (M,) bool.
+            mean_over_processes: see `fit`.
+
+        Returns:
+            Loss and fraction of clipped values, such that their means over processes are those over all states.
+        """
+        count = float(mean_over_processes(torch.tensor(float(len(losses)), device=losses.device))) or 1.0
+        mean = losses.sum() / count
         self.optimizer.zero_grad()
         if mean.requires_grad:
             mean.backward()
@@ -153,7 +165,7 @@ class Critic(nn.Module, ABC):
             parameter.grad = mean_over_processes(gradient)
         nn.utils.clip_grad_norm_(self.parameters(), 1.0)
         self.optimizer.step()
-        return float(mean.detach())
+        return float(mean.detach()), float(clipped.sum()) / count
 
     def describe(self) -> dict[str, Any]:
         """What `config.json` says: enough to build the critic again."""

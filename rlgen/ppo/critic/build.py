@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +13,11 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedToken
 
 from rlgen.errors import ConfigError, ModelError
 from rlgen.models import adapter_base, is_adapter, load_policy, load_reward_model, load_tokenizer, resolve_model
-from rlgen.ppo.critic.adapter import AdapterCritic, critic_adapter
+from rlgen.ppo.critic.adapter import AdapterCritic
 from rlgen.ppo.critic.base import Critic, CriticOptions
 from rlgen.ppo.critic.features import FrozenCritic, HeadCritic
 from rlgen.ppo.critic.model import ModelCritic
+from rlgen.ppo.side_adapter import is_on_base_of, side_config
 from rlgen.rewards.model import read_statistics
 from rlgen.tuning import decoder_layers
 
@@ -94,19 +94,21 @@ def adapter_critic(
     if own.is_prompt_learning:
         raise ConfigError(f"critic adapter does not go with {own.peft_type.value}: take another critic")
     if init is None:
-        return AdapterCritic(policy, critic_adapter(own), options, **kwargs)
+        return AdapterCritic(policy, side_config(own), options, **kwargs)
     folder = resolve_model(init)
     if not is_adapter(folder):
         raise ConfigError(f"critic_init {init} holds no adapter: give one of task type SEQ_CLS, or take critic model")
     config = PeftConfig.from_pretrained(folder)
     if config.task_type != "SEQ_CLS":
         raise ConfigError(f"critic_init {init} is an adapter for {config.task_type}, not for a reward model (SEQ_CLS)")
-    base, own_base = adapter_base(folder), str(policy.get_base_model().config.name_or_path)
-    if base != own_base and Path(base).expanduser().resolve() != Path(own_base).resolve():
-        raise ConfigError(f"critic_init {init} is an adapter of {base}, but the policy's base model is {own_base}")
+    if not is_on_base_of(folder, policy):
+        own_base = policy.get_base_model().config.name_or_path
+        raise ConfigError(
+            f"critic_init {init} is an adapter of {adapter_base(folder)}, but the policy's base model is {own_base}"
+        )
     weights = load_peft_weights(folder, device="cpu")
     score = {name: weights.pop(name) for name in list(weights) if ".score." in name}
-    critic = AdapterCritic(policy, critic_adapter(config), options, weights=weights, **kwargs)
+    critic = AdapterCritic(policy, side_config(config), options, weights=weights, **kwargs)
     _take_score(critic, {name.rpartition(".")[2]: value for name, value in score.items()}, init)
     return critic
 

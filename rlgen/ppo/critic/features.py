@@ -48,16 +48,16 @@ class FeatureCritic(Critic):
         features, returns = (torch.cat(parts) for parts in zip(*self.replay, strict=True))
         old_values = torch.cat([self.values(part.to(device)) for part in features.split(4096)])
         self.train()
-        losses, clipped = [], []
+        steps = []
         for _ in range(epochs):
             order = torch.randperm(len(features))
             # tensor_split, not chunk: every process must take the same number of steps, if need be over no rows
             for chunk in order.tensor_split(minibatches * len(self.replay)):
                 values, targets = self(features[chunk].to(device)), returns[chunk].to(device)
                 loss, was_clipped = value_loss(values, old_values[chunk.to(device)], targets, cliprange_value)
-                losses.append(self._step(loss.sum(), len(chunk), mean_over_processes))
-                clipped.append(float(was_clipped.sum()) / max(len(chunk), 1))
-        return sum(losses) / len(losses), sum(clipped) / len(clipped)
+                steps.append(self._step(loss, was_clipped, mean_over_processes))
+        mean_loss, mean_clipped = (sum(each) / len(steps) for each in zip(*steps, strict=True))
+        return mean_loss, mean_clipped
 
 
 class FrozenCritic(FeatureCritic):

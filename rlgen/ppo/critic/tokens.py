@@ -116,7 +116,7 @@ class TokenCritic(Critic):
         # As many steps on every process, and none of them over no rows where all processes have as many rows.
         rows = float(mean_over_processes(torch.tensor(float(len(states.packed.input_ids)), device=device)))
         steps = min(minibatches, max(round(rows), 1))
-        losses, clipped = [], []
+        taken = []
         self.train()
         with self.in_charge():
             for _ in range(epochs):
@@ -124,9 +124,9 @@ class TokenCritic(Critic):
                 for place in torch.randperm(len(chunks)).tolist():
                     rollout, chunk = chunks[place]
                     loss, was_clipped = self._losses(rollout, chunk, cliprange_value)
-                    losses.append(self._step(loss.sum(), len(loss), mean_over_processes))
-                    clipped.append(float(was_clipped.sum()) / max(len(loss), 1))
-        return sum(losses) / len(losses), sum(clipped) / len(clipped)
+                    taken.append(self._step(loss, was_clipped, mean_over_processes))
+        mean_loss, mean_clipped = (sum(each) / len(taken) for each in zip(*taken, strict=True))
+        return mean_loss, mean_clipped
 
     def _losses(self, rollout: "_Remembered", rows: Tensor, cliprange_value: float | None) -> tuple[Tensor, Tensor]:
         """Loss of each value of some rows, and whether it was clipped; (0,) for no rows."""

@@ -1,8 +1,5 @@
 """Options on two processes: one KL weight, one set of moments, one decision to stop, rows shared among them."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -82,15 +79,11 @@ for lora in (True, False) if processes == 2 else ():
 
 
 @pytest.mark.slow
-def test_two_processes_decide_alike_and_share_the_rows(tiny_llama, tools, tmp_path):
+@pytest.mark.timeout(3000)
+def test_two_processes_decide_alike_and_share_the_rows(tiny_llama, tools, tmp_path, launch):
     (tmp_path / "script.py").write_text(SCRIPT)
-    root = Path(__file__).parents[3]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    for processes, command in ((1, []), (2, launcher)):
-        command = [sys.executable, *command, "script.py", tiny_llama, str(processes)]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
-        assert done.returncode == 0, done.stderr[-6000:]
+    for processes in (1, 2):
+        done = launch(["script.py", tiny_llama, str(processes)], tmp_path, processes)
     assert "alike, lora True" in done.stdout
     assert "alike, lora False" in done.stdout
     alone, together = (load_file(tmp_path / f"ptx{processes}.safetensors") for processes in (1, 2))
