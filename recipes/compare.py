@@ -1,6 +1,7 @@
 """Compare checkpoints on held-out prompts: rewards, metrics, KL, intervals, samples, one report.
 
     rlgen compare --checkpoints base=embedded sft=runs/sft ppo=runs/ppo dpo=runs/dpo --reward_model runs/reward
+    rlgen compare --checkpoints base=embedded prompted=embedded@4shot sft=runs/sft --task reasoning
     rlgen compare --checkpoints a=PATH b=PATH --dataset_name prompts.jsonl --reward my_rewards.py:politeness
 
 Needs two or more models (folder, adapter folder, hub id or "embedded") and held-out rows, the task's or your own. Four
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 
 from rlgen.config import TaskArguments, parse_arguments, recipe, resolved_config
+from rlgen.data import load_rows
 from rlgen.errors import ConfigError
 from rlgen.evaluation.checkpoints import check_unseen, open_checkpoints, parse_named, run_folders
 from rlgen.evaluation.compare import compare
@@ -35,7 +37,8 @@ class CompareArguments:
     """What to compare, and how."""
 
     checkpoints: list[str] = field(
-        default_factory=list, metadata={"help": "Models as NAME=PATH: folder, adapter folder, hub id or embedded."}
+        default_factory=list,
+        metadata={"help": "Models as NAME=PATH: folder, adapter folder, hub id or embedded; @4shot adds examples."},
     )
     output_dir: str = field(default="runs/compare", metadata={"help": "Folder for results.json and report.html."})
     runs: list[str] = field(
@@ -55,6 +58,10 @@ class CompareArguments:
     reward_model: str | None = field(default=None, metadata={"help": "Trained reward model to measure as well."})
     metrics: list[str] | None = field(
         default=None, metadata={"help": "Measures that nothing trains on; default the task's, or rouge_l."}
+    )
+    examples: str | None = field(
+        default=None,
+        metadata={"help": "Rows with completions for the examples of NAME=PATH@4shot; default the task's sft rows."},
     )
     max_rows: int | None = field(
         default=256, metadata={"help": "Compare on at most this many held-out prompts; none for all."}
@@ -110,6 +117,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     limits = [limit for limit in (args.max_rows, data.max_eval_rows) if limit is not None]
     rows, warnings = distinct_rows(heldout_rows(task, source, split=split, max_rows=min(limits, default=None)))
     checkpoints = open_checkpoints(named)
+    examples = None
+    if args.examples:
+        examples = load_rows(args.examples, columns=["prompt", "completion"])
+    elif task and not source and any(checkpoint.shots for checkpoint in checkpoints):
+        examples = task.split("sft")
     lineage = {checkpoint.name: checkpoint.runs for checkpoint in checkpoints}
     if args.reward_model:
         lineage["reward model"] = run_folders(args.reward_model)
@@ -145,6 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         kl_rows=args.kl_rows,
         batch_size=args.batch_size,
         allow_different_prompts=args.allow_different_prompts,
+        examples=examples,
         warnings=warnings,
     )
     results |= {"heldout_check": overlap, "config": resolved_config(args, data), "versions": run.record["versions"]}

@@ -34,6 +34,7 @@ from rlgen.evaluation.measures import Measure, Scores, check_unique, combined, i
 from rlgen.evaluation.metrics import DistinctN
 from rlgen.evaluation.results import SCHEMA_VERSION, compare_all, compare_methods, number, summarize, verdicts
 from rlgen.generation import Prompt, render_prompts
+from rlgen.templates import choose_examples, with_examples
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class _Setup:
     checkpoints: Sequence[Checkpoint]
     tokenizers: Mapping[str, PreTrainedTokenizerBase]
     prompts: list[Prompt]
+    asked: Mapping[str, Sequence[Prompt]]  # by checkpoint, the prompts with the examples that it is given
     rendered: Mapping[str, list[str]]
     samplings: Sequence[Sampling]
     folder: Path
@@ -91,6 +93,7 @@ def compare(
     kl_rows: int | None = None,
     batch_size: int = 16,
     allow_different_prompts: bool = False,
+    examples: Dataset | None = None,
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Compare checkpoints and return what results.json holds.
@@ -109,6 +112,7 @@ def compare(
         kl_rows: Measure it on the first so many rows, rounded up to whole chunks; None takes all.
         batch_size: Prompts per batch of generation, completions per batch of scoring.
         allow_different_prompts: Go on where chat templates differ, with a warning.
+        examples: Rows with `prompt` and `completion` to take the examples of few-shot checkpoints from.
         warnings: What is known to weaken the comparison, for the record.
 
     Raises:
@@ -125,11 +129,18 @@ def compare(
         raise DataError("there are no held-out rows to compare on")
     tokenizers = read_tokenizers(checkpoints)
     prompts = list(rows["prompt"])
-    rendered = {name: render_prompts(tokenizer, prompts) for name, tokenizer in tokenizers.items()}
+    asked = {checkpoint.name: _with_examples(checkpoint, rows, examples) for checkpoint in checkpoints}
+    rendered = {name: render_prompts(tokenizer, asked[name]) for name, tokenizer in tokenizers.items()}
+    # Examples make prompts differ by design; what must be the same is the prompt that they stand before.
+    bare = {
+        checkpoint.name: render_prompts(tokenizers[checkpoint.name], prompts)
+        for checkpoint in checkpoints
+        if checkpoint.shots is None or checkpoint.shots.style == "chat"
+    }
     vocabularies = {name: vocabulary_hash(tokenizer) for name, tokenizer in tokenizers.items()}
     warnings = [
         *warnings,
-        *check_same_prompts(rendered, vocabularies, allow_different=allow_different_prompts),
+        *check_same_prompts(bare, vocabularies, allow_different=allow_different_prompts),
     ]
     comparable = frozenset(
         name
@@ -145,6 +156,7 @@ def compare(
         checkpoints,
         tokenizers,
         prompts,
+        asked,
         rendered,
         samplings,
         Path(folder),
@@ -157,6 +169,17 @@ def compare(
     answers, ratios = _generate(setup, steps)
     scores = _score_all(rows, answers, ratios, measures, steps)
     return _assemble(setup, rows, measures, task, answers, scores, warnings)
+
+
+def _with_examples(checkpoint: Checkpoint, rows: Dataset, examples: Dataset | None) -> list[Prompt]:
+    """What a checkpoint is asked."""
+    prompts = list(rows["prompt"])
+    if checkpoint.shots is None:
+        return prompts
+    if examples is None and checkpoint.shots.number:
+        raise ConfigError(f"checkpoint {checkpoint.name}: examples need rows; give --task NAME or --examples FILE")
+    chosen = choose_examples(examples, checkpoint.shots, rows) if examples is not None else []
+    return with_examples(prompts, chosen, checkpoint.shots.style)
 
 
 def _work(setup: _Setup, measures: Sequence[Measure]) -> int:
@@ -179,7 +202,7 @@ def _generate(setup: _Setup, steps: Steps) -> tuple[Answers, Ratios]:
             by_checkpoint[name] = generate_cached(
                 policy,
                 setup.tokenizers[name],
-                setup.prompts,
+                setup.asked[name],
                 setup.rendered[name],
                 setup.samplings,
                 Store(setup.folder / "generations" / f"{name}.jsonl"),
@@ -204,7 +227,7 @@ def _logprobs(
     return logprobs_cached(
         policy,
         setup.tokenizers[name],
-        setup.prompts[: setup.kl_prompts],
+        setup.asked[name][: setup.kl_prompts],
         generated,
         setup.samplings,
         Store(setup.folder / "logprobs" / f"{name}.jsonl"),
@@ -297,6 +320,7 @@ def _assemble(
                 "path": checkpoint.path,
                 "fingerprint": checkpoint.fingerprint,
                 "runs": list(checkpoint.runs),
+                "shots": str(checkpoint.shots) if checkpoint.shots else None,
             }
             for checkpoint in setup.checkpoints
         ],

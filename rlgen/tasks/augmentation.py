@@ -17,9 +17,12 @@ from reward_models import augmentation as rewards
 from rlgen.errors import ConfigError
 from rlgen.tasks import Task
 from rlgen.tasks._rated import Rated, rated_sentences
-from rlgen.tasks._rows import Row, deal, digest, make_row, optional, splitter, split_of
+from rlgen.tasks._rows import Row, deal, digest, make_row, optional, split_of, splitter
 
-INSTRUCTION = "Here is a {label} sentence from a movie review. Write another {label} sentence that could stand beside it, in other words."
+INSTRUCTION = (
+    "Here is a {label} sentence from a movie review. "
+    "Write another {label} sentence that could stand beside it, in other words."
+)
 CLEAR_RATING = 1.0  # on a scale from -4 to 4
 RARE = 60  # sentences: a word in more of them does not say what a sentence is about
 TRIED = 6  # candidates for each seed

@@ -1,9 +1,9 @@
 """The code generation task: write a Python function from its signature, docstring and two examples.
 
 The functions are generated: which items to keep, what to make of each, how to sum up, on numbers and on words. Their
-tests are other inputs than the examples that the prompt shows, with the results of the reference. The source `packages`
-takes the held-out rows from functions of more-itertools and toolz with their doctests (for evaluation; fetched once,
-0.2 MB; beyond small models) and leaves the other splits as they are.
+tests are other inputs than the examples that the prompt shows, with the results of the reference. The source
+`packages` takes the held-out rows from functions of more-itertools and toolz with their doctests, which stand in the
+prompt (for evaluation; fetched once, 0.2 MB; beyond small models), and leaves the other splits as they are.
 """
 
 from __future__ import annotations

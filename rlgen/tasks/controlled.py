@@ -23,7 +23,7 @@ CLEAR_RATING = 1.0  # on a scale from -4 to 4
 
 _TEMPLATES = (
     "Write one {tone} sentence about a movie, as in a review. Use {keywords}, and write about {length} words.",
-    "You are a movie critic. In one sentence of about {length} words, say something {tone}. It must contain {keywords}.",
+    "As a movie critic, say something {tone} in one sentence of about {length} words. It must contain {keywords}.",
     "Make a {tone} remark about a movie in about {length} words, with {keywords} in it.",
 )
 # Words that say little about a sentence: bad keywords.
@@ -61,7 +61,7 @@ def build(source: str | None = None) -> Task:
         },
         max_prompt_tokens=128,
         max_completion_tokens=48,
-        public_data="stanfordnlp/sst2 (label -> sentiment, sentence -> completion; keywords and words from the sentence)",
+        public_data="stanfordnlp/sst2 (label -> sentiment, sentence -> completion, with its words and keywords)",
     )
 
 

@@ -93,6 +93,8 @@ def build(source: str | None = None) -> Task:
         metrics={"rouge_l": rewards.rouge_l},
         max_prompt_tokens=256,
         max_completion_tokens=32,
+        public_data="code-search-net/code_search_net:python (func_code_string without its docstring -> code and prompt, "
+        "first line of func_documentation_string -> completion)",
     )
 
 
@@ -212,6 +214,7 @@ def summary_line(docstring: str) -> str | None:
 
 
 def python_files(folder: Path) -> Iterator[Path]:
+    """Find the .py files of a source tree, without tests and vendored packages, in the order of their names."""
     for entry in sorted(folder.iterdir()):
         if entry.name.removesuffix(".py") in _SKIPPED_PARTS or entry.name.startswith(("config-", "test_", ".")):
             continue

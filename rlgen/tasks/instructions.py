@@ -2,8 +2,8 @@
 
 The prompts for training are generated: a request about an everyday topic with one or two constraints in the words of
 if-verifiable. Answers are facts about the topic, brought into the form asked for, and kept only if every check agrees.
-The held-out rows are IFEval's 541 prompts (fetched once, 20 MB; nobody has written answers to them), or with the source
-`generated` generated ones. No topic is in two splits.
+The held-out rows are IFEval's 541 prompts (fetched once, 20 MB; nobody has written answers to them), or with the
+source `generated` generated ones. No topic is in two splits.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def build(source: str | None = None) -> Task:
             "intact": rewards.intact,
         },
         max_prompt_tokens=384,
-        max_completion_tokens=160,
+        max_completion_tokens=256,
         public_data="argilla/ifeval-like-data:filtered (prompt, response -> completion, instruction_id_list, kwargs)",
     )
 
@@ -126,7 +126,7 @@ def _candidate(topics: Sequence[str], seed: str) -> Row:
     registry = optional("if_verifiable.ifeval.instructions_registry", "instructions", "if-verifiable")
     rng = random.Random(digest("instructions", seed))
     topic = rng.choice(topics)
-    sentences = [sentence.strip() for sentence in re.findall(r"[^.]+\.", TOPICS[topic])]
+    sentences = list(TOPICS[topic])
     rng.shuffle(sentences)
     about, form = rng.choice(sorted(_ABOUT)), rng.choice(sorted(_FORMS))
     chosen = rng.choice(([about], [form], [about, form]))
@@ -153,7 +153,7 @@ def _joined(sentences: Answer) -> str:
 
 
 def _content_words(sentences: Answer) -> list[str]:
-    return sorted({word for word in re.findall(r"[a-z]{4,}", _joined(sentences).lower())})
+    return sorted(set(re.findall(r"[a-z]{4,}", _joined(sentences).lower())))
 
 
 def _existence(rng: random.Random, topic: str, sentences: Answer) -> tuple[Options, str]:
