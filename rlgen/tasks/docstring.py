@@ -93,8 +93,8 @@ def build(source: str | None = None) -> Task:
         metrics={"rouge_l": rewards.rouge_l},
         max_prompt_tokens=256,
         max_completion_tokens=32,
-        public_data="code-search-net/code_search_net:python (func_code_string without its docstring -> code and prompt, "
-        "first line of func_documentation_string -> completion)",
+        public_data="code-search-net/code_search_net:python (func_code_string without its docstring -> code and "
+        "prompt, first line of func_documentation_string -> completion)",
     )
 
 

@@ -85,18 +85,17 @@ def build_from(path: Path, source: str | None = None) -> Task:
     settings = read_task_file(path)
     name = settings.name or path.stem
     folder = path.expanduser().resolve().parent
-    named = {reward: _beside(reward, folder) for reward in (*settings.rewards, *settings.metrics)}
-    functions: dict[str, Callable[..., list[float | None]]] = {
-        reward: load_reward(named[reward]) for reward in (*settings.rewards, *settings.metrics)
-    }
+    rewards = {_beside(reward, folder): weight for reward, weight in settings.rewards.items()}
+    functions: dict[str, Callable[..., list[float | None]]] = {reward: load_reward(reward) for reward in rewards}
+    metrics = {metric.rpartition(":")[2]: load_reward(_beside(metric, folder)) for metric in settings.metrics}
     rows_of = functools.cache(lambda: _splits(settings, path, folder, source))
     return Task(
         name=name,
         description=settings.description or f"The task of {path}.",
         split=splitter(name, lambda split: rows_of()[split]),
-        rewards=settings.rewards,
-        reward_functions={reward: functions[reward] for reward in settings.rewards},
-        metrics={metric.rpartition(":")[2]: functions[metric] for metric in settings.metrics},
+        rewards=rewards,
+        reward_functions=functions,
+        metrics=dict(metrics),
         max_prompt_tokens=settings.max_prompt_tokens,
         max_completion_tokens=settings.max_completion_tokens,
         public_data="" if settings.data.endswith(DATA_SUFFIXES) else settings.data,
