@@ -24,7 +24,7 @@ Prompt = str | list[Message]
 Example = tuple[Prompt, str]
 
 STYLES = ("chat", "plain")
-_SHOTS = re.compile(r"(\d+)shots?(?:-(\w+))?(?:-seed(\d+))?")
+_SHOTS = re.compile(r"(\d+)shots?(?:-(?!seed\d)(\w+))?(?:-seed(\d+))?")
 
 
 @dataclass(frozen=True)

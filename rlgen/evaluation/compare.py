@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,6 @@ class _Setup:
     checkpoints: Sequence[Checkpoint]
     tokenizers: Mapping[str, PreTrainedTokenizerBase]
     prompts: list[Prompt]
-    asked: Mapping[str, Sequence[Prompt]]  # by checkpoint, the prompts with the examples that it is given
     rendered: Mapping[str, list[str]]
     samplings: Sequence[Sampling]
     folder: Path
@@ -69,6 +68,7 @@ class _Setup:
     comparable: frozenset[str]  # checkpoints whose tokens and prompts are those of the KL reference
     kl_prompts: int  # how many of the prompts the KL is measured on
     batch_size: int
+    asked: Mapping[str, Sequence[Prompt]] = field(default_factory=dict)  # by checkpoint, with its examples
 
     @property
     def plans(self) -> list[str]:
@@ -156,7 +156,6 @@ def compare(
         checkpoints,
         tokenizers,
         prompts,
-        asked,
         rendered,
         samplings,
         Path(folder),
@@ -164,6 +163,7 @@ def compare(
         comparable,
         len(prompts) if kl_rows is None else min(len(prompts), math.ceil(kl_rows / CHUNK) * CHUNK),
         batch_size,
+        asked,
     )
     steps = Steps(_work(setup, measures))
     answers, ratios = _generate(setup, steps)

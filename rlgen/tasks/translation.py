@@ -209,7 +209,7 @@ def _duration(rng: random.Random) -> tuple[str, str]:
     unit = rng.choice(("minute", "hour", "day", "week", "month", "year"))
     seconds = {"minute": 60, "hour": 3600, "day": 86400, "week": 604800, "month": 2629800, "year": 31557600}[unit]
     length = timedelta(seconds=rng.choice((-1, 1)) * rng.randrange(2, 60) * seconds)
-    options = {"granularity": unit, "threshold": 1000.0, "add_direction": True}
+    options: dict[str, Any] = {"granularity": unit, "threshold": 1000.0, "add_direction": True}
     frame = rng.choice((("The last change: {}.", "La dernière modification : {}."), ("{}", "{}")))
     if length > timedelta():
         frame = rng.choice((("The next train leaves {}.", "Le prochain train part {}."), ("{}", "{}")))
@@ -222,7 +222,7 @@ def _amount(rng: random.Random) -> tuple[str, str]:
     code = rng.choice("USD EUR GBP JPY CHF CAD AUD SEK NOK DKK PLN CZK BRL INR CNY MXN EGP MAD TND ZAR".split())
     value = rng.randrange(2, 2000)
     frame = rng.choice((("The price is {}.", "Le prix est de {}."), ("It costs {}.", "Cela coûte {}."), ("{}", "{}")))
-    options = {"format": "#,##0", "format_type": "name", "currency_digits": False}
+    options: dict[str, Any] = {"format": "#,##0", "format_type": "name", "currency_digits": False}
     return _both(frame, *(format_currency(value, code, locale=locale, **options) for locale in ("en", "fr")))
 
 

@@ -68,7 +68,7 @@ def answers(task: Task, rows: Dataset, completions: Sequence[Any] | None = None)
 def scored(task: Task, rows: Dataset, completions: Sequence[Any] | None = None) -> list[float | None]:
     functions, weights = load_rewards(None, None, task)
     try:
-        return weighted_sum([function(**answers(task, rows, completions)) for function in functions], weights)
+        return weighted_sum(functions, weights)(**answers(task, rows, completions))
     except SandboxUnavailable as error:
         pytest.skip(str(error))
 
@@ -148,7 +148,7 @@ def test_the_working_leads_to_the_answer(name: str) -> None:
         *lines, last = reasoning.working_of(item).splitlines()
         assert last == f"The answer is {item['answer']}."
         working = " ".join(lines)
-        sums = re.findall(r"(?<![\w*+-] )(-?\d+(?: [-+*] \d+)+) = (-?\d+)", working)
+        sums = re.findall(r"(?<!\d)(?<![*+-] )(-?\d+(?: [-+*] \d+)+) = (-?\d+)", working)
         for left, right in sums:
             assert eval(left) == int(right), working
         if name == "gcd":
