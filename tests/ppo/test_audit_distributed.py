@@ -36,7 +36,7 @@ def test_two_processes_go_back_together(tiny_llama, tmp_path):
         f"--model_name_or_path {tiny_llama} --dataset_name rows.jsonl --eval_dataset_name held_out.jsonl".split()
     )
     command += "--reward reward.py:rising --audit_reward reward.py:falling --audit_steps 2".split()
-    command += "--audit_action rollback --audit_prompts 12 --output_dir out --max_steps 6".split()
+    command += "--audit_action rollback --audit_prompts 12 --output_dir out --max_steps 6 --reward_check false".split()
     command += "--per_device_train_batch_size 4 --steps_per_generation 2 --num_generations 2".split()
     command += "--num_ppo_epochs 1 --max_completion_length 8 --top_layers 2 --critic_warmup_rollouts 0".split()
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
