@@ -1,6 +1,7 @@
 """Compare checkpoints on held-out prompts: rewards, metrics, KL, intervals, samples, one report.
 
     rlgen compare --checkpoints base=embedded sft=runs/sft ppo=runs/ppo dpo=runs/dpo --reward_model runs/reward
+    rlgen compare --checkpoints base=embedded prompted=embedded@4shot sft=runs/sft --task reasoning
     rlgen compare --checkpoints a=PATH b=PATH --dataset_name prompts.jsonl --reward my_rewards.py:politeness
     rlgen compare --checkpoints sft=... ppo=... --also qa=qa.jsonl@exact_match --fail_if "ppo < sft on reward"
 
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 
 from rlgen.config import TaskArguments, parse_arguments, recipe, resolved_config
+from rlgen.data import load_rows
 from rlgen.errors import ConfigError
 from rlgen.evaluation.capabilities import MARGIN, measure_capability, open_capabilities
 from rlgen.evaluation.checkpoints import check_unseen, open_checkpoints, parse_named, run_folders
@@ -42,7 +44,8 @@ class CompareArguments:
     """What to compare, and how."""
 
     checkpoints: list[str] = field(
-        default_factory=list, metadata={"help": "Models as NAME=PATH: folder, adapter folder, hub id or embedded."}
+        default_factory=list,
+        metadata={"help": "Models as NAME=PATH: folder, adapter folder, hub id or embedded; @4shot adds examples."},
     )
     output_dir: str = field(default="runs/compare", metadata={"help": "Folder for results.json and report.html."})
     runs: list[str] = field(
@@ -73,6 +76,10 @@ class CompareArguments:
     fail_if: list[str] = field(
         default_factory=list,
         metadata={"help": "End with code 3 if 'A < B on MEASURE [by > X] [at PLAN] [significantly]'."},
+    )
+    examples: str | None = field(
+        default=None,
+        metadata={"help": "Rows with completions for the examples of NAME=PATH@4shot; default the task's sft rows."},
     )
     max_rows: int | None = field(
         default=256, metadata={"help": "Compare on at most this many held-out prompts; none for all."}
@@ -137,6 +144,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     capabilities = open_capabilities(args.also, min(limits, default=None))
     checkpoints = open_checkpoints(named)
     encoder = open_checkpoints({"encoder": args.encoder})[0] if args.encoder else None
+    examples = None
+    if args.examples:
+        examples = load_rows(args.examples, columns=["prompt", "completion"])
+    elif task and not source and any(checkpoint.shots for checkpoint in checkpoints):
+        examples = task.split("sft")
     lineage = {checkpoint.name: checkpoint.runs for checkpoint in checkpoints}
     if args.reward_model:
         lineage["reward model"] = run_folders(args.reward_model)
@@ -182,6 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         batch_size=args.batch_size,
         allow_different_prompts=args.allow_different_prompts,
         encoder=encoder,
+        examples=examples,
         warnings=warnings,
     )
     results["capabilities"] = [

@@ -28,7 +28,7 @@ RECIPES = sorted(file.stem for file in (ROOT / "recipes").glob("[!_]*.py"))
 CONFIGS = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
 CONFIGS = [file for file in CONFIGS if file.parent.name != "accelerate"]  # see ppo/test_launch_configs.py
 MIXES = [file for file in CONFIGS if file.stem.startswith("reward_mix")]  # compositions, settings of no recipe
-WRITES_NOTHING = {"reward_explain"}
+WRITES_NOTHING = {"reward_explain", "tasks", "tasks_show"}
 
 # The shortest command line of every recipe: a tiny model and own files, two steps. A new recipe needs a line here.
 TRAINING = "--max_steps 2 --per_device_train_batch_size 2 --logging_steps 1"
@@ -46,6 +46,8 @@ MINIMAL = {
     "overoptimization": "--start MODEL --dataset_name rows.jsonl --proxy my_rewards.py:shortness "
     "--gold my_rewards.py:plainness --best_of 4 --max_new_tokens 8 --output_dir overoptimization",
     "quickstart": "--preset smoke --output_dir quickstart",
+    "tasks": "",
+    "tasks_show": "reasoning --model_name_or_path MODEL --rows 1 --scored 4 --shots 1shot-plain",
     "reward_explain": "--dataset_name rows.jsonl --reward my_rewards.py:shortness",
     "reward_check": "my_rewards.py:shortness --dataset_name rows.jsonl --model_name_or_path MODEL --max_new_tokens 8 "
     "--output_dir reward_check",
@@ -60,6 +62,8 @@ LEAVES = {
     "overoptimization": ["run.json", "overoptimization.json", "overoptimization.svg", "generations/start.jsonl"],
     "quickstart": ["manifest.json", "report.html", "compare/results.json"],
     "reward_explain": [],
+    "tasks": [],
+    "tasks_show": [],
     "reward_check": ["run.json", "check.json"],
 }
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]

@@ -94,6 +94,7 @@ def assemble(
                 "path": checkpoint.path,
                 "fingerprint": checkpoint.fingerprint,
                 "runs": list(checkpoint.runs),
+                "shots": str(checkpoint.shots) if checkpoint.shots else None,
             }
             for checkpoint in checkpoints
         ],

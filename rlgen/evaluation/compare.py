@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ from rlgen.evaluation.measures import (
 from rlgen.evaluation.metrics import EMBEDDING_SPREAD, LOG_PERPLEXITY
 from rlgen.evaluation.results import number
 from rlgen.generation import Prompt, render_prompts
+from rlgen.templates import choose_examples, with_examples
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class _Setup:
     references: Sequence[Any] = ()  # per prompt: one text, several, or None; empty where no measure needs them
     likely: frozenset[str] = frozenset()  # checkpoints under which the references' probability is measured
     encoder: Checkpoint | None = None  # whose hidden states tell how far samples lie apart
+    asked: Mapping[str, Sequence[Prompt]] = field(default_factory=dict)  # by checkpoint, with its examples
 
     @property
     def plans(self) -> list[str]:
@@ -103,6 +105,7 @@ def compare(
     batch_size: int = 16,
     allow_different_prompts: bool = False,
     encoder: Checkpoint | None = None,
+    examples: Dataset | None = None,
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Compare checkpoints and return what results.json holds.
@@ -122,6 +125,7 @@ def compare(
         batch_size: Prompts per batch of generation, completions per batch of scoring.
         allow_different_prompts: Go on where chat templates differ, with a warning.
         encoder: Reads the samples for `embedding_spread`; None takes the KL reference, or the first checkpoint.
+        examples: Rows with `prompt` and `completion` to take the examples of few-shot checkpoints from.
         warnings: What is known to weaken the comparison, for the record.
 
     Raises:
@@ -138,7 +142,14 @@ def compare(
         raise DataError("there are no held-out rows to compare on")
     tokenizers = read_tokenizers(checkpoints)
     prompts = list(rows["prompt"])
-    rendered = {name: render_prompts(tokenizer, prompts) for name, tokenizer in tokenizers.items()}
+    asked = {checkpoint.name: _with_examples(checkpoint, rows, examples) for checkpoint in checkpoints}
+    rendered = {name: render_prompts(tokenizer, asked[name]) for name, tokenizer in tokenizers.items()}
+    # Examples make prompts differ by design; what must be the same is the prompt that they stand before.
+    bare = {
+        checkpoint.name: render_prompts(tokenizers[checkpoint.name], prompts)
+        for checkpoint in checkpoints
+        if checkpoint.shots is None or checkpoint.shots.style == "chat"
+    }
     vocabularies = {name: vocabulary_hash(tokenizer) for name, tokenizer in tokenizers.items()}
     measured = {measure.name for measure in measures if measure.score is None and measure.group is None}
     # Token by token, a probability means something else in another vocabulary.
@@ -146,7 +157,7 @@ def compare(
     warnings = [
         *warnings,
         *check_same_models(checkpoints),
-        *check_same_prompts(rendered, vocabularies, allow_different=allow_different_prompts),
+        *check_same_prompts(bare, vocabularies, allow_different=allow_different_prompts),
     ]
     if likely and len(likely) < len(names):
         others = ", ".join(name for name in names if name not in likely)
@@ -175,6 +186,7 @@ def compare(
         list(rows["reference"]) if "reference" in rows.column_names else [None] * len(rows),
         frozenset(likely),
         _encoder(checkpoints, kl_reference, encoder) if EMBEDDING_SPREAD in measured else None,
+        asked,
     )
     steps = Steps(_work(setup, measures))
     answers, ratios, likelihoods = _generate(setup, steps)
@@ -202,6 +214,17 @@ def _encoder(checkpoints: Sequence[Checkpoint], kl_reference: str | None, given:
     return given or next((c for c in checkpoints if c.name == kl_reference), checkpoints[0])
 
 
+def _with_examples(checkpoint: Checkpoint, rows: Dataset, examples: Dataset | None) -> list[Prompt]:
+    """What a checkpoint is asked."""
+    prompts = list(rows["prompt"])
+    if checkpoint.shots is None:
+        return prompts
+    if examples is None and checkpoint.shots.number:
+        raise ConfigError(f"checkpoint {checkpoint.name}: examples need rows; give --task NAME or --examples FILE")
+    chosen = choose_examples(examples, checkpoint.shots, rows) if examples is not None else []
+    return with_examples(prompts, chosen, checkpoint.shots.style)
+
+
 def _work(setup: _Setup, measures: Sequence[Measure]) -> int:
     """Units of work ahead. Measures that are no models cost next to nothing."""
     samples = sum(sampling.num_samples for sampling in setup.samplings)
@@ -227,7 +250,7 @@ def _generate(setup: _Setup, steps: Steps) -> tuple[Answers, Ratios, dict[str, l
             by_checkpoint[name] = generate_cached(
                 policy,
                 setup.tokenizers[name],
-                setup.prompts,
+                setup.asked[name],
                 setup.rendered[name],
                 setup.samplings,
                 Store(setup.folder / "generations" / f"{name}.jsonl"),
@@ -240,7 +263,7 @@ def _generate(setup: _Setup, steps: Steps) -> tuple[Answers, Ratios, dict[str, l
                 likelihoods[name] = reference_likelihoods(
                     policy,
                     setup.tokenizers[name],
-                    setup.prompts,
+                    setup.asked[name],
                     setup.rendered[name],
                     setup.references,
                     Store(setup.folder / "likelihoods" / f"{name}.jsonl"),
@@ -289,7 +312,7 @@ def _logprobs(
     return logprobs_cached(
         policy,
         setup.tokenizers[name],
-        setup.prompts[: setup.kl_prompts],
+        setup.asked[name][: setup.kl_prompts],
         generated,
         setup.samplings,
         Store(setup.folder / "logprobs" / f"{name}.jsonl"),

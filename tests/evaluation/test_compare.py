@@ -203,3 +203,27 @@ def test_bad_input_is_one_clear_line(setting, tmp_path, more, message):
 def test_missing_checkpoints_are_asked_for(tmp_path):
     with pytest.raises(RlgenError, match="checkpoints are missing"):
         main.__wrapped__(["--output_dir", str(tmp_path)])
+
+
+def test_a_checkpoint_with_examples_stands_beside_the_same_without(setting, tmp_path):
+    examples = tmp_path / "examples.jsonl"
+    shown = [{"prompt": f"Say {i} things.", "completion": f"{i} things."} for i in (3, 40, 41)]
+    examples.write_text("".join(json.dumps(row) + "\n" for row in shown))
+    named = ["--checkpoints", f"sft={setting['sft']}", f"prompted={setting['sft']}@2shot"]
+    words = [*flags(setting, tmp_path / "out")[3:], *named]
+    with pytest.raises(RlgenError, match="checkpoint prompted: examples need rows"):
+        main.__wrapped__(words)
+    main.__wrapped__([*words, "--examples", str(examples)])
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [checkpoint["shots"] for checkpoint in results["checkpoints"]] == [None, "2shot"]
+    assert results["checkpoints"][0]["fingerprint"] == results["checkpoints"][1]["fingerprint"]
+    assert results["warnings"] == [] or "do not see the same text" not in " ".join(results["warnings"])
+    assert results["summary"]["prompted"]["greedy"]["kl_sft"]["n"] == 0  # other prompts: no KL between them
+    assert any(len(set(texts)) > 1 for texts in _texts(results))
+    # Row 3 is held out, so that two examples are left and three are too many.
+    with pytest.raises(RlgenError, match="3 examples are asked for, but there are 2 rows"):
+        main.__wrapped__([*words[:-1], f"prompted={setting['sft']}@3shot", "--examples", str(examples)])
+
+
+def _texts(results):
+    return [[answers[0]["text"] for answers in sample["completions"].values()] for sample in results["samples"]]
