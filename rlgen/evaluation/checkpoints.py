@@ -87,6 +87,24 @@ def open_checkpoints(named: Mapping[str, str]) -> list[Checkpoint]:
     return checkpoints
 
 
+def check_same_models(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Warn about checkpoints that are one and the same model under two names.
+
+    Returns:
+        Warnings, one line each.
+    """
+    first: dict[str, str] = {}
+    warnings = []
+    for checkpoint in checkpoints:
+        other = first.setdefault(checkpoint.fingerprint, checkpoint.name)
+        if other != checkpoint.name:
+            warnings.append(
+                f"checkpoints {other} and {checkpoint.name} are the same model: weights, configuration and tokenizer "
+                "are equal"
+            )
+    return warnings
+
+
 def check_same_prompts(
     rendered: Mapping[str, Sequence[str]], vocabularies: Mapping[str, str], *, allow_different: bool = False
 ) -> list[str]:

@@ -173,7 +173,7 @@ def read_tokenizers(checkpoints: Sequence[Checkpoint]) -> dict[str, PreTrainedTo
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of the mapping from tokens to ids."""
-    return _hash(sorted(tokenizer.get_vocab().items()))
+    return content_hash(sorted(tokenizer.get_vocab().items()))
 
 
 def generate_cached(
@@ -206,7 +206,7 @@ def generate_cached(
     for start in range(0, len(prompts), CHUNK):
         chunk = slice(start, start + CHUNK)
         keys = {
-            sampling: _hash([policy.checkpoint.fingerprint, asdict(sampling), start, rendered[chunk]])
+            sampling: content_hash([policy.checkpoint.fingerprint, asdict(sampling), start, rendered[chunk]])
             for sampling in samplings
         }
         for plans in _sharing_a_batch([sampling for sampling in samplings if store.get(keys[sampling]) is None]):
@@ -221,7 +221,7 @@ def generate_cached(
                 num_generations=sum(plan.num_samples for plan in plans),
                 batch_size=batch_size,
                 # Its own seed per chunk, so that a resumed run draws what an uninterrupted one would.
-                seed=int(_hash([plans[0].seed, start]), 16) % 2**31,
+                seed=int(content_hash([plans[0].seed, start]), 16) % 2**31,
             )
             samples = _by_plan(plans, [[asdict(sample) for sample in row] for row in answers])
             records = {keys[plan]: rows for plan, rows in samples.items()}
@@ -299,7 +299,7 @@ def logprobs_cached(
     for number, start in enumerate(range(0, len(prompts), CHUNK)):
         chunk = slice(start, start + CHUNK)
         keys = {
-            sampling: _hash([policy.checkpoint.fingerprint, "logprobs", generated[sampling.name].keys[number]])
+            sampling: content_hash([policy.checkpoint.fingerprint, "logprobs", generated[sampling.name].keys[number]])
             for sampling in samplings
         }
         missing = [sampling for sampling in samplings if store.get(keys[sampling]) is None]
@@ -335,5 +335,6 @@ def log_ratio(own: Sequence[Sequence[Sequence[float]]], reference: Any) -> list[
     ]
 
 
-def _hash(content: Any) -> str:
+def content_hash(content: Any) -> str:
+    """Short hash of anything that JSON can write, by which results are kept."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
