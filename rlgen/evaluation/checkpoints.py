@@ -16,6 +16,7 @@ from huggingface_hub import snapshot_download
 
 from rlgen.data import row_hash
 from rlgen.errors import ConfigError, DataError, ModelError
+from rlgen.evaluation.remote import is_remote, parse_remote
 from rlgen.models import adapter_base, is_adapter, resolve_model
 
 # What decides a model's output. Nothing else in a run folder (logs, optimizer, critic) does.
@@ -40,8 +41,8 @@ class Checkpoint:
 
     Args:
         name: The name it is reported under.
-        path: What the user gave: folder, adapter folder, hub id or "embedded".
-        fingerprint: Hash of its weights, configuration and tokenizer.
+        path: What the user gave: folder, adapter folder, hub id, "embedded", or an endpoint.
+        fingerprint: Hash of its weights, configuration and tokenizer; of an endpoint's address and the model's name.
         runs: Run folders it came from: its own and, for an adapter, its base's.
     """
 
@@ -75,9 +76,13 @@ def open_checkpoints(named: Mapping[str, str]) -> list[Checkpoint]:
 
     Raises:
         ModelError: One of them does not exist or holds no model.
+        ConfigError: An endpoint is not written as one.
     """
     checkpoints = []
     for name, path in named.items():
+        if is_remote(path):
+            checkpoints.append(Checkpoint(name, path, parse_remote(path).fingerprint))
+            continue
         try:
             folder = _local_folder(path)
             runs = tuple(run for run in _lineage(folder) if (Path(run) / "run.json").is_file())
@@ -121,7 +126,7 @@ def check_same_prompts(
     Raises:
         ConfigError: Two checkpoints render a prompt differently; the message shows where.
     """
-    first, *others = rendered
+    first, *others = rendered or [""]
     warnings = []
     for other in others:
         pairs = enumerate(zip(rendered[first], rendered[other], strict=True))
