@@ -43,6 +43,7 @@ MINIMAL = {
     "dpo": f"--model_name_or_path MODEL --dataset_name pairs.jsonl --output_dir dpo {TRAINING}",
     "compare": "--checkpoints a=MODEL b=OTHER --dataset_name rows.jsonl --reward my_rewards.py:shortness "
     "--max_new_tokens 8 --output_dir compare",
+    "harness": "--model_name_or_path MODEL --include_path tasks --tasks rlgen_say --output_dir harness",
     "quickstart": "--preset smoke --output_dir quickstart",
     "reward_explain": "--dataset_name rows.jsonl --reward my_rewards.py:shortness",
     "reward_check": "my_rewards.py:shortness --dataset_name rows.jsonl --model_name_or_path MODEL --max_new_tokens 8 "
@@ -55,10 +56,23 @@ LEAVES = {
     "ppo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors", "critic"],
     "dpo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors"],
     "compare": ["run.json", "results.json", "report.html"],
+    "harness": ["run.json", "results.json", "samples_rlgen_say.jsonl"],
     "quickstart": ["manifest.json", "report.html", "compare/results.json"],
     "reward_explain": [],
     "reward_check": ["run.json", "check.json"],
 }
+HARNESS_TASK = """
+task: rlgen_say
+dataset_path: json
+dataset_kwargs: {data_files: {test: rows.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{prompt}}"
+doc_to_target: "{{completion}}"
+generation_kwargs: {max_gen_toks: 4}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
+"""
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
 MY_REWARDS = """
 import random
@@ -101,6 +115,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "typo.yaml").write_text("lerning_rate: 1.0e-3\n")
     (folder / "mix_typo.yaml").write_text("rewards: {short: {reward: 'my_rewards.py:shortness', wieght: 2}}\n")
     (folder / "no_model").mkdir()
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "rlgen_say.yaml").write_text(HARNESS_TASK)
     (folder / "a_file").touch()
     return folder
 
@@ -123,6 +139,8 @@ def test_every_recipe_has_a_command_line_here() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "quickstart"])
 def test_two_steps_through_the_real_command_line(recipe: str, workplace: Path, tmp_path: Path) -> None:
+    if recipe == "harness":
+        pytest.importorskip("lm_eval")
     for file in workplace.iterdir():
         (tmp_path / file.name).symlink_to(file)
     done = script(recipe, arguments(recipe, "llama"), tmp_path)

@@ -50,7 +50,8 @@ def as_messages(rows: Dataset) -> Dataset:
     if not rows or not isinstance(rows[0]["prompt"], str):
         return rows
     messages = [[{"role": "user", "content": prompt}] for prompt in rows["prompt"]]
-    return rows.remove_columns("prompt").add_column("prompt", messages)
+    # Under another name first: a table without columns has forgotten how many rows it had.
+    return rows.add_column("_messages", messages).remove_columns("prompt").rename_column("_messages", "prompt")
 
 
 def ifeval_metrics(rows: Dataset) -> dict[str, Callable[..., Scores]]:
