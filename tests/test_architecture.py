@@ -21,6 +21,7 @@ LEVELS = {
     "rlgen.pipeline": 5,
     "rlgen.display": 5,
     "rlgen.evaluation": 5,
+    "rlgen.audit": 5,
     "rlgen.ppo": 4,
     "rlgen.preferences": 4,
     "rlgen.pairing": 4,

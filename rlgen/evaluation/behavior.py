@@ -5,7 +5,6 @@ The functions have the signature of a reward.
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -61,10 +60,11 @@ def language_fit(
 
 def toxicity(completions: Sequence[Any], **_: Any) -> Scores:
     """1 for a completion with profanity, a slur or hostility towards the person spoken to, else 0; by word list."""
-    # Only here: its word lists take a moment, and they come with an extra.
-    safe = importlib.import_module("reward_models.dialogue").safety
-    texts = [completion_text(completion) for completion in completions]
-    return [float(bool(text.strip()) and score < 1) for text, score in zip(texts, safe(texts), strict=True)]
+    from reward_models.dialogue import safety  # only here: its word lists take a moment
+
+    scores = safety([completion_text(completion) for completion in completions])
+    # A finding leaves a little; 0 is for texts without words.
+    return [float(score is not None and 0 < score < 1) for score in scores]
 
 
 def _repeated(text: str) -> float:

@@ -18,6 +18,7 @@ from rlgen.evaluation.generations import Sampling
 from rlgen.evaluation.measures import Measure, choose_measures
 from rlgen.evaluation.results import find_comparison, main_pairs, number, primary_measure, title
 from rlgen.evaluation.rows import distinct_rows, heldout_rows
+from rlgen.evaluation.statistics import TIE
 from rlgen.tasks import get_task, task_names
 
 MARGIN = 0.02  # a loss up to this, in the measure's own unit, does not matter
@@ -153,7 +154,8 @@ def capability_verdicts(name: str, results: Mapping[str, Any], margin: float) ->
     """Whether a capability was kept, lost or gained, one verdict per main pair of checkpoints and sampling plan.
 
     `gained` and `lost` need an interval on one side of zero. `kept` needs one that leaves no loss larger than the
-    margin, also where a smaller loss is certain. What is left is `not shown`, with the loss that it could hide.
+    margin, also where a smaller loss is certain. Equal scores on all prompts have an interval, too. What is left is
+    `not shown`, with the loss that it could hide.
 
     Args:
         name: Of the capability.
@@ -174,7 +176,10 @@ def capability_verdicts(name: str, results: Mapping[str, Any], margin: float) ->
             gain, low, high = paired.difference, paired.low, paired.high
             if lower:
                 gain, low, high = -gain, -high, -low
-            verdict = _verdict(low, high, margin)
+            same = paired.n > 0 and high - low <= TIE
+            if same:
+                low, high = _unseen(results, {a, b}, measure, plan, low, paired.n)
+            verdict = _verdict(low, high, margin, shown=paired.shown)
             verdicts.append(
                 {
                     "a": a,
@@ -186,20 +191,45 @@ def capability_verdicts(name: str, results: Mapping[str, Any], margin: float) ->
                     "ci_low": number(low),
                     "ci_high": number(high),
                     "could_lose": number(max(0.0, -low)) if not math.isnan(low) else None,
-                    "sentence": _sentence(name, a, b, measure, plan, verdict, gain, low, high, paired.n),
+                    "sentence": _sentence(name, a, b, measure, plan, verdict, gain, low, high, paired.n)
+                    + (" All prompts differ by the same: the interval is that of changes too rare to be seen." * same),
                 }
             )
     return verdicts
 
 
-def _verdict(low: float, high: float, margin: float) -> str:
+def _unseen(
+    results: Mapping[str, Any], pair: set[str], measure: str, plan: str, difference: float, n: int
+) -> tuple[float, float]:
+    """Interval of a difference that is the same on all prompts, which a bootstrap takes for certain.
+
+    A change that none of n prompts shows may still happen on a share of them up to 1 - 0.025^(1/n) (Clopper &
+    Pearson 1934), and it may be as large as scores can differ: by 1 where they are pass or fail, else by the range
+    seen.
+    """
+    scores = [
+        answer["scores"][measure]
+        for sample in results["samples"]
+        if sample["sampling"] == plan
+        for name in pair
+        for answer in sample["completions"][name]
+        if answer["scores"][measure] is not None
+    ]
+    size = 1.0 if set(scores) <= {0.0, 1.0} else max(scores) - min(scores)
+    if size <= TIE:
+        return math.nan, math.nan
+    reach = (1 - 0.025 ** (1 / n)) * size
+    return difference - reach, difference + reach
+
+
+def _verdict(low: float, high: float, margin: float, *, shown: bool) -> str:
     if math.isnan(low):
         return "not shown"
-    if low > 0:
+    if low > 0 and shown:
         return "gained"
     if low >= -margin:
         return "kept"
-    return "lost" if high < 0 else "not shown"
+    return "lost" if high < 0 and shown else "not shown"
 
 
 def _sentence(
@@ -207,7 +237,8 @@ def _sentence(
 ) -> str:
     start = f"{name}: {title(b)} against {title(a)} on {measure} ({plan}, {n} prompts): {verdict}"
     if math.isnan(low):
-        return f"{start}; too few prompts for an interval."
+        return f"{start}; these prompts tell nothing."
+    gain, low, high = (round(value, 3) + 0.0 for value in (gain, low, high))  # adding zero makes -0 plain
     numbers = f"{gain:+.3f} (95% interval {low:+.3f} to {high:+.3f})"
     doubt = f"; a loss could be as large as {-low:.3f}" if verdict == "not shown" else ""
     return f"{start}, {numbers}{doubt}."

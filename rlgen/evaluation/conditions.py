@@ -121,14 +121,16 @@ def _judged(condition: Condition, results: Mapping[str, Any]) -> dict[str, Any]:
     beyond = paired if condition.below else paired.flipped()
     value = beyond.low if condition.significantly else beyond.difference
     undecided = paired.n == 0 or math.isnan(value)
-    failed = undecided or value > condition.by
+    # As everywhere, what is called shown needs the test beside the interval.
+    failed = undecided or (value > condition.by and (paired.shown or not condition.significantly))
     numbers = f"{condition.a} {paired.mean_a:.4g}, {condition.b} {paired.mean_b:.4g} over {paired.n} prompts ({plan})"
     if undecided:
         reason = "cannot be judged: too few prompts have a score from both"
     else:
         reason = f"{'holds' if failed else 'does not hold'}: {numbers}"
         if not math.isnan(beyond.low):
-            reason += f", apart by {beyond.difference:+.4g} (95% interval {beyond.low:+.4g} to {beyond.high:+.4g})"
+            low, high = _signed(beyond.low), _signed(beyond.high)
+            reason += f", apart by {_signed(beyond.difference)} (95% interval {low} to {high})"
     return {
         "condition": condition.text,
         "failed": failed,
@@ -138,3 +140,7 @@ def _judged(condition: Condition, results: Mapping[str, Any]) -> dict[str, Any]:
         "ci_low": number(beyond.low),
         "ci_high": number(beyond.high),
     }
+
+
+def _signed(value: float) -> str:
+    return f"{value + 0.0:+.4g}"  # adding zero makes -0 plain

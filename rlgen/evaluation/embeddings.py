@@ -72,9 +72,9 @@ class Encoder:
         return vectors
 
     def free(self) -> None:
-        """Give the memory back."""
-        self.__dict__.pop("_model", None)
-        release_memory()
+        """Give the memory back, if any was taken."""
+        if self.__dict__.pop("_model", None) is not None:
+            release_memory()
 
 
 def embedding_spreads(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +106,22 @@ class Steps:
 
     Args:
         total: Units of work; one takes about the same time whatever the work is.
+        name: What is being done.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, name: str = "compare") -> None:
         self.total = total
+        self.name = name
         self.done = 0
 
     def advance(self, units_each: int, count: int) -> None:
         """Report `count` more pieces of work, of so many units each, as done."""
         self.done += units_each * count
-        report_progress("compare", self.done, self.total)
+        report_progress(self.name, self.done, self.total)
+
+    def advance_one(self, count: int) -> None:
+        """Report `count` pieces of one unit each."""
+        self.advance(1, count)
 
 
 @dataclass
@@ -149,7 +156,9 @@ class Loaded:
         return self._model
 
     def free(self) -> None:
-        """Give the memory back."""
+        """Give the memory back, if any was taken: looking for it takes a moment."""
+        if self._model is None:
+            return
         self._model = None
         release_memory()
         if torch.cuda.is_available():
@@ -168,9 +177,16 @@ def loaded(checkpoint: Checkpoint) -> Iterator[Loaded]:
 
 def read_tokenizers(checkpoints: Sequence[Checkpoint]) -> dict[str, PreTrainedTokenizerBase]:
     """Tokenizer of every checkpoint by name."""
-    return {checkpoint.name: load_tokenizer(checkpoint.path) for checkpoint in checkpoints}
+    return {checkpoint.name: _tokenizer(checkpoint.path, checkpoint.fingerprint) for checkpoint in checkpoints}
 
 
+@cache
+def _tokenizer(path: str, fingerprint: str) -> PreTrainedTokenizerBase:
+    """Read a tokenizer once for all comparisons of one command."""
+    return load_tokenizer(path)
+
+
+@cache
 def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of the mapping from tokens to ids."""
     return content_hash(sorted(tokenizer.get_vocab().items()))

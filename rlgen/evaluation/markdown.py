@@ -42,6 +42,8 @@ def _means(results: Mapping[str, Any], names: Sequence[str], plan: str) -> str:
     rows = []
     for measure in shown:
         cells = [results["summary"][name][plan][measure] for name in names]
+        if all(cell["mean"] is None for cell in cells):
+            continue  # it does not apply under this plan
         rows.append([measure, *(_interval(cell["mean"], cell["ci_low"], cell["ci_high"]) for cell in cells)])
     return "### Means\n\n" + _table(["measure", *names], rows)
 
@@ -56,16 +58,17 @@ def _differences(results: Mapping[str, Any], names: Sequence[str], plan: str) ->
                 for row in results["comparisons"]
                 if {row["a"], row["b"]} == {a, b} and (row["measure"], row["sampling"]) == (measure, plan)
             )
+            if row["difference"] is None:
+                continue
             sign = 1 if row["a"] == a else -1
             ends = [row["ci_low"], row["ci_high"]]
             low, high = ends if sign == 1 or None in ends else (-ends[1], -ends[0])
-            difference = None if row["difference"] is None else sign * row["difference"]
             p_value = row.get("p_holm")
             rows.append(
                 [
                     f"{b} − {a}",
                     measure,
-                    _interval(difference, low, high, sign="+"),
+                    _interval(sign * row["difference"], low, high, sign="+"),
                     "" if p_value is None else f"{p_value:.3g}",
                     str(row["n"]),
                 ]
@@ -75,21 +78,20 @@ def _differences(results: Mapping[str, Any], names: Sequence[str], plan: str) ->
 
 
 def _win_rates(results: Mapping[str, Any], names: Sequence[str], plan: str) -> str:
-    wanted = [{a, b} for a, b in main_pairs(names)]
-    rows = [
-        [
-            f"{row['b']} over {row['a']}",
-            _interval(row["win_rate"], row["ci_low"], row["ci_high"]),
-            _interval(
-                row["length_controlled_win_rate"], row["length_controlled_ci_low"], row["length_controlled_ci_high"]
-            ),
-        ]
-        for row in results.get("win_rates", ())
-        if row["sampling"] == plan and {row["a"], row["b"]} in wanted
-    ]
-    if not rows:
+    found = {(row["a"], row["b"]): row for row in results.get("win_rates", ()) if row["sampling"] == plan}
+    if not found:
         return ""
-    measure = results["win_rates"][0]["measure"]
+    rows = []
+    for a, b in main_pairs(names):
+        row = found.get((a, b)) or found[b, a]
+        cells = []
+        for prefix in ("", "length_controlled_"):
+            ends = [row[prefix + key] for key in ("win_rate", "ci_low", "ci_high")]
+            if row["a"] != a:  # read from the other side
+                ends = [None if end is None else 1 - end for end in (ends[0], ends[2], ends[1])]
+            cells.append(_interval(*ends))
+        rows.append([f"{b} over {a}", *cells])
+    measure = next(iter(found.values()))["measure"]
     return f"### Win rates by {_cell(measure)}\n\n" + _table(["pair", "win rate", "at equal length"], rows)
 
 
@@ -154,5 +156,5 @@ def _bullets(lines: Any) -> str:
 def _interval(value: float | None, low: float | None, high: float | None, *, sign: str = "") -> str:
     if value is None:
         return "–"
-    shown = format(value, f"{sign}.3f")
-    return shown if low is None or high is None else f"{shown} [{low:{sign}.3f}, {high:{sign}.3f}]"
+    shown = [format(round(number, 3) + 0.0, f"{sign}.3f") for number in (value, low, high) if number is not None]
+    return shown[0] if len(shown) < 3 else f"{shown[0]} [{shown[1]}, {shown[2]}]"

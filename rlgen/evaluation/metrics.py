@@ -7,7 +7,6 @@ samples. The corpus metrics behind them are `evaluate` modules in `rlgen.evaluat
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,8 +123,6 @@ def missing_column(name: str, columns: Sequence[str]) -> str | None:
         wanted = " or ".join(f"'{column}'" for column in metric.needs)
         wanted += " or 'completion'" if metric.needs == _REFERENCE else ""
         return f"metric {name} needs a {wanted} column (found: {', '.join(columns)})"
-    if name == "toxicity" and importlib.util.find_spec("reward_models.dialogue") is None:
-        return "metric toxicity needs reward_models.dialogue, which this installation lacks"
     return None
 
 

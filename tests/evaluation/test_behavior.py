@@ -1,5 +1,3 @@
-import importlib.util
-
 import pytest
 
 from rlgen.evaluation.behavior import language_fit, refusal, repetition_rate, toxicity
@@ -48,6 +46,5 @@ def test_language_reads_either_column_and_skips_rows_without():
     assert language_fit(texts) == [None, None]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("reward_models.dialogue") is None, reason="no reward_models.dialogue")
 def test_toxicity_finds_hostility_and_lets_silence_pass():
-    assert toxicity(["You are a stupid idiot.", "Have a nice day.", ""]) == [1.0, 0.0, 0.0]
+    assert toxicity(["You are a stupid idiot.", "Have a nice day.", "", "..."]) == [1.0, 0.0, 0.0, 0.0]

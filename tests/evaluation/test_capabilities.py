@@ -55,17 +55,18 @@ def test_a_name_is_given_once_and_files_exist(qa):
         open_capabilities(["qa=missing.jsonl"], None)
 
 
-def results(low, high, *, higher=True, n=20):
+def results(low, high, *, higher=True, n=20, samples=()):
     row = {
         **{"a": "sft", "b": "ppo", "measure": "score", "sampling": "greedy", "n": n, "mean_a": 0.5, "mean_b": 0.5},
         **{"difference": None if low is None else (low + high) / 2, "ci_low": low, "ci_high": high},
-        **{"win_rate": 0.5, "tie_rate": 0.0},
+        **{"win_rate": 0.5, "tie_rate": 0.0, "p_value": None},
     }
     return {
         "measures": [{"name": "score", "kind": "metric", "higher_is_better": higher}],
         "sampling": [{"name": "greedy"}],
         "checkpoints": [{"name": "sft"}, {"name": "ppo"}],
         "comparisons": [row],
+        "samples": samples,
     }
 
 
@@ -78,7 +79,6 @@ def results(low, high, *, higher=True, n=20):
         (-0.08, -0.01, "lost", 0.08),
         (-0.08, 0.03, "not shown", 0.08),
         (-0.02, 0.02, "kept", 0.02),
-        (0.0, 0.0, "kept", 0.0),
         (None, None, "not shown", None),
     ],
 )
@@ -87,6 +87,30 @@ def test_verdicts(low, high, verdict, could_lose):
     assert (found["verdict"], found["could_lose"]) == (verdict, could_lose)
     if verdict == "not shown" and low is not None:
         assert "a loss could be as large as 0.080" in found["sentence"]
+
+
+def answered(*pairs):
+    return [
+        {
+            "sampling": "greedy",
+            "completions": {"sft": [{"scores": {"score": a}}], "ppo": [{"scores": {"score": b}}]},
+        }
+        for a, b in pairs
+    ]
+
+
+def test_equal_scores_on_few_prompts_are_no_proof_that_nothing_was_lost():
+    few, many = (results(0.0, 0.0, n=n, samples=answered((0.0, 0.0), (1.0, 1.0))) for n in (16, 400))
+    (found,) = capability_verdicts("qa", few, 0.02)
+    assert (found["verdict"], found["gain"]) == ("not shown", 0)
+    # None of 16 prompts changed: up to this share could, with a probability of 2.5% for what was seen.
+    assert (1 - found["could_lose"]) ** 16 == pytest.approx(0.025, abs=1e-4)
+    assert capability_verdicts("qa", many, 0.02)[0]["verdict"] == "kept"
+    # Scores that are no pass or fail can lose what they range over; if they are all the same, they tell nothing.
+    (ranged,) = capability_verdicts("qa", results(0.0, 0.0, n=16, samples=answered((0.3, 0.3), (0.8, 0.8))), 0.02)
+    assert ranged["could_lose"] == pytest.approx(found["could_lose"] / 2, abs=1e-5)
+    (flat,) = capability_verdicts("qa", results(0.0, 0.0, n=16, samples=answered((0.3, 0.3))), 0.02)
+    assert (flat["verdict"], flat["could_lose"]) == ("not shown", None)
 
 
 def test_where_lower_is_better_a_rise_is_a_loss():

@@ -53,7 +53,14 @@ def test_unknown_names_are_refused(text, message):
 def row(measure, difference, low, high, n=20, a="sft", b="ppo"):
     return {
         **{"a": a, "b": b, "measure": measure, "sampling": "greedy", "n": n, "mean_a": 0.5, "mean_b": 0.4},
-        **{"difference": difference, "ci_low": low, "ci_high": high, "win_rate": 0.4, "tie_rate": 0.1},
+        **{
+            "difference": difference,
+            "ci_low": low,
+            "ci_high": high,
+            "win_rate": 0.4,
+            "tie_rate": 0.1,
+            "p_value": None,
+        },
     }
 
 

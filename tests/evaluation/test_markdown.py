@@ -45,6 +45,9 @@ def test_the_summary_holds_what_a_reviewer_asks_for(fake_results):
         if (r["a"], r["b"], r["measure"], r["sampling"]) == ("ppo", "dpo", "reward", "greedy")
     )
     assert f"| ppo − dpo | reward | {-other['difference']:+.3f} [{-other['ci_high']:+.3f}, " in text
+    won = next(r for r in results["win_rates"] if (r["a"], r["b"], r["sampling"]) == ("ppo", "dpo", "greedy"))
+    assert f"| ppo over dpo | {1 - won['win_rate']:.3f} [{1 - won['ci_high']:.3f}, " in text
+    assert "-0.000" not in text
     for table in tables(text):
         assert len({line.count("|") - line.count(r"\|") for line in table}) == 1
 
