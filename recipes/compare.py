@@ -30,6 +30,8 @@ from rlgen.evaluation.checkpoints import check_unseen, open_checkpoints, parse_n
 from rlgen.evaluation.compare import compare
 from rlgen.evaluation.conditions import check_conditions, judge, parse_conditions
 from rlgen.evaluation.generations import Sampling
+from rlgen.evaluation.ifeval import as_messages
+from rlgen.evaluation.judged import judge_pairs, open_judge
 from rlgen.evaluation.markdown import summary_markdown
 from rlgen.evaluation.measures import choose_measures
 from rlgen.evaluation.report import write_report
@@ -45,7 +47,9 @@ class CompareArguments:
 
     checkpoints: list[str] = field(
         default_factory=list,
-        metadata={"help": "Models as NAME=PATH: folder, adapter folder, hub id or embedded; @4shot adds examples."},
+        metadata={
+            "help": "Models as NAME=PATH: folder, adapter, hub id, embedded (@4shot adds examples), openai:MODEL@URL."
+        },
     )
     output_dir: str = field(default="runs/compare", metadata={"help": "Folder for results.json and report.html."})
     runs: list[str] = field(
@@ -105,13 +109,29 @@ class CompareArguments:
     allow_different_prompts: bool = field(
         default=False, metadata={"help": "Go on where chat templates make the checkpoints see different text."}
     )
+    as_chat: bool = field(
+        default=False, metadata={"help": "Send plain prompts as the message of a user, through the chat template."}
+    )
+    judge: str | None = field(
+        default=None,
+        metadata={"help": "Language model that compares answers in pairs, as openai:MODEL@URL; see docs/external.md."},
+    )
+    judge_rubric: str | None = field(
+        default=None, metadata={"help": "File with the judge's question, with {prompt}, {first} and {second}."}
+    )
+    judge_rows: int | None = field(
+        default=128, metadata={"help": "Judge the first so many prompts, two calls a pair; none for all."}
+    )
+    judge_budget: int | None = field(
+        default=None, metadata={"help": "Calls that the judge may cost; known answers are free."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the sampling."})
 
     def __post_init__(self) -> None:
         """Refuse what cannot be compared."""
         if not self.checkpoints:
             raise ValueError("checkpoints are missing; give --checkpoints NAME=PATH NAME=PATH")
-        for name in ("max_rows", "kl_rows", "max_new_tokens", "batch_size"):
+        for name in ("max_rows", "kl_rows", "max_new_tokens", "batch_size", "judge_rows"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.num_samples < 0 or (self.num_samples > 0 and self.temperature <= 0):
@@ -141,6 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     split = data.dataset_train_split if not data.eval_dataset_name else "train"
     limits = [limit for limit in (args.max_rows, data.max_eval_rows) if limit is not None]
     rows, warnings = distinct_rows(heldout_rows(task, source, split=split, max_rows=min(limits, default=None)))
+    rows = as_messages(rows) if args.as_chat else rows
     capabilities = open_capabilities(args.also, min(limits, default=None))
     checkpoints = open_checkpoints(named)
     encoder = open_checkpoints({"encoder": args.encoder})[0] if args.encoder else None
@@ -181,6 +202,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for capability in capabilities:
         run.record_data(f"also-{capability.name}", capability.rows)
 
+    asked = (
+        open_judge(args.judge, rubric=args.judge_rubric, budget=args.judge_budget, cache=run.path / "judge")
+        if args.judge
+        else None
+    )
+
     # 3. Generate and measure
     results = compare(
         checkpoints,
@@ -210,6 +237,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         for capability in capabilities
     ]
+    results["judge"] = judge_pairs(asked, rows, results, max_rows=args.judge_rows) if asked else []
+    results["verdict"] += [entry["sentence"] for entry in results["judge"]]
     results["conditions"] = judge(conditions, results)
     results |= {"heldout_check": overlap, "config": resolved_config(args, data), "versions": run.record["versions"]}
 

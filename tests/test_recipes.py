@@ -43,6 +43,7 @@ MINIMAL = {
     "dpo": f"--model_name_or_path MODEL --dataset_name pairs.jsonl --output_dir dpo {TRAINING}",
     "compare": "--checkpoints a=MODEL b=OTHER --dataset_name rows.jsonl --reward my_rewards.py:shortness "
     "--max_new_tokens 8 --output_dir compare",
+    "harness": "--model_name_or_path MODEL --include_path tasks --tasks rlgen_say --output_dir harness",
     "overoptimization": "--start MODEL --dataset_name rows.jsonl --proxy my_rewards.py:shortness "
     "--gold my_rewards.py:plainness --best_of 4 --max_new_tokens 8 --output_dir overoptimization",
     "quickstart": "--preset smoke --output_dir quickstart",
@@ -58,6 +59,7 @@ LEAVES = {
     "reward_evaluate": ["run.json", "evaluation.json", "reward_report.html"],
     "ppo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors", "critic"],
     "dpo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors"],
+    "harness": ["run.json", "results.json", "samples_rlgen_say.jsonl"],
     "compare": ["run.json", "results.json", "report.html", "summary.md"],
     "overoptimization": ["run.json", "overoptimization.json", "overoptimization.svg", "generations/start.jsonl"],
     "quickstart": ["manifest.json", "report.html", "compare/results.json"],
@@ -66,6 +68,18 @@ LEAVES = {
     "tasks_show": [],
     "reward_check": ["run.json", "check.json"],
 }
+HARNESS_TASK = """
+task: rlgen_say
+dataset_path: json
+dataset_kwargs: {data_files: {test: rows.jsonl}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{prompt}}"
+doc_to_target: "{{completion}}"
+generation_kwargs: {max_gen_toks: 4}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
+"""
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
 MY_REWARDS = """
 import random
@@ -119,6 +133,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "typo.yaml").write_text("lerning_rate: 1.0e-3\n")
     (folder / "mix_typo.yaml").write_text("rewards: {short: {reward: 'my_rewards.py:shortness', wieght: 2}}\n")
     (folder / "no_model").mkdir()
+    (folder / "tasks").mkdir()
+    (folder / "tasks" / "rlgen_say.yaml").write_text(HARNESS_TASK)
     (folder / "a_file").touch()
     return folder
 
@@ -141,6 +157,8 @@ def test_every_recipe_has_a_command_line_here() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name != "quickstart"])
 def test_two_steps_through_the_real_command_line(recipe: str, workplace: Path, tmp_path: Path) -> None:
+    if recipe == "harness":
+        pytest.importorskip("lm_eval")
     for file in workplace.iterdir():
         (tmp_path / file.name).symlink_to(file)
     done = script(recipe, arguments(recipe, "llama"), tmp_path)

@@ -138,7 +138,7 @@ def _samples(
             name: [
                 {
                     "text": sample.text,
-                    "tokens": len(sample.token_ids),
+                    "tokens": len(sample.token_ids) or None,  # an endpoint does not show them
                     "finished": sample.finished,
                     "scores": {
                         measure: None if values[index][k] is None else number(values[index][k])  # type: ignore[arg-type]

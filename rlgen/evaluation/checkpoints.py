@@ -16,6 +16,7 @@ from huggingface_hub import snapshot_download
 
 from rlgen.data import row_hash
 from rlgen.errors import ConfigError, DataError, ModelError
+from rlgen.evaluation.remote import is_remote, parse_remote
 from rlgen.models import adapter_base, is_adapter, resolve_model
 from rlgen.templates import Shots, split_shots
 
@@ -41,8 +42,8 @@ class Checkpoint:
 
     Args:
         name: The name it is reported under.
-        path: What the user gave: folder, adapter folder, hub id or "embedded".
-        fingerprint: Hash of its weights, configuration and tokenizer.
+        path: What the user gave: folder, adapter folder, hub id, "embedded", or an endpoint.
+        fingerprint: Hash of its weights, configuration and tokenizer; of an endpoint's address and the model's name.
         runs: Run folders it came from: its own and, for an adapter, its base's.
         shots: Examples that it is given before each prompt; None for the prompt as it is.
     """
@@ -83,9 +84,13 @@ def open_checkpoints(named: Mapping[str, str]) -> list[Checkpoint]:
     Raises:
         ConfigError: What stands after `@` is malformed.
         ModelError: One of them does not exist or holds no model.
+        ConfigError: An endpoint is not written as one.
     """
     checkpoints = []
     for name, given in named.items():
+        if is_remote(given):  # its address may hold an @ too
+            checkpoints.append(Checkpoint(name, given, parse_remote(given).fingerprint))
+            continue
         path, shots = split_shots(given)
         try:
             folder = _local_folder(path)

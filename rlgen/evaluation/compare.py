@@ -49,6 +49,8 @@ from rlgen.evaluation.measures import (
     score_side_by_side,
 )
 from rlgen.evaluation.metrics import EMBEDDING_SPREAD, LOG_PERPLEXITY
+from rlgen.evaluation.remote import is_remote, parse_remote
+from rlgen.evaluation.remote_generations import generate_remote, remote_warning
 from rlgen.evaluation.results import number
 from rlgen.generation import Prompt, render_prompts
 from rlgen.templates import choose_examples, with_examples
@@ -140,7 +142,13 @@ def compare(
         raise ConfigError(f"--kl_reference {kl_reference}: no checkpoint has that name ({', '.join(names)})")
     if len(rows) == 0:
         raise DataError("there are no held-out rows to compare on")
-    tokenizers = read_tokenizers(checkpoints)
+    remote = [checkpoint.name for checkpoint in checkpoints if is_remote(checkpoint.path)]
+    if kl_reference in remote:
+        raise ConfigError(
+            f"--kl_reference {kl_reference}: an endpoint gives no log-probabilities; choose a local model"
+        )
+    tokenizers = read_tokenizers([checkpoint for checkpoint in checkpoints if checkpoint.name not in remote])
+    local = list(tokenizers)
     prompts = list(rows["prompt"])
     asked = {checkpoint.name: _with_examples(checkpoint, rows, examples) for checkpoint in checkpoints}
     rendered = {name: render_prompts(tokenizer, asked[name]) for name, tokenizer in tokenizers.items()}
@@ -148,23 +156,24 @@ def compare(
     bare = {
         checkpoint.name: render_prompts(tokenizers[checkpoint.name], prompts)
         for checkpoint in checkpoints
-        if checkpoint.shots is None or checkpoint.shots.style == "chat"
+        if checkpoint.name in tokenizers and (checkpoint.shots is None or checkpoint.shots.style == "chat")
     }
     vocabularies = {name: vocabulary_hash(tokenizer) for name, tokenizer in tokenizers.items()}
     measured = {measure.name for measure in measures if measure.score is None and measure.group is None}
     # Token by token, a probability means something else in another vocabulary.
-    likely = [n for n in names if LOG_PERPLEXITY in measured and vocabularies[n] == vocabularies[names[0]]]
+    likely = [n for n in local if LOG_PERPLEXITY in measured and vocabularies[n] == vocabularies[local[0]]]
     warnings = [
         *warnings,
         *check_same_models(checkpoints),
         *check_same_prompts(bare, vocabularies, allow_different=allow_different_prompts),
+        *(remote_warning(name, prompts) for name in remote),
     ]
-    if likely and len(likely) < len(names):
-        others = ", ".join(name for name in names if name not in likely)
-        warnings.append(f"{LOG_PERPLEXITY} is not measured for {others}: other tokens than those of {names[0]}")
+    if likely and len(likely) < len(local):
+        others = ", ".join(name for name in local if name not in likely)
+        warnings.append(f"{LOG_PERPLEXITY} is not measured for {others}: other tokens than those of {local[0]}")
     comparable = frozenset(
         name
-        for name in names
+        for name in local
         if kl_reference
         and vocabularies[name] == vocabularies[kl_reference]
         and rendered[name] == rendered[kl_reference]
@@ -211,7 +220,11 @@ def compare(
 
 
 def _encoder(checkpoints: Sequence[Checkpoint], kl_reference: str | None, given: Checkpoint | None) -> Checkpoint:
-    return given or next((c for c in checkpoints if c.name == kl_reference), checkpoints[0])
+    local = [checkpoint for checkpoint in checkpoints if not is_remote(checkpoint.path)]
+    encoder = given or next((c for c in local if c.name == kl_reference), local[0] if local else None)
+    if encoder is None or is_remote(encoder.path):
+        raise ConfigError(f"{EMBEDDING_SPREAD} needs the hidden states of a local model: name one with --encoder")
+    return encoder
 
 
 def _with_examples(checkpoint: Checkpoint, rows: Dataset, examples: Dataset | None) -> list[Prompt]:
@@ -246,6 +259,19 @@ def _generate(setup: _Setup, steps: Steps) -> tuple[Answers, Ratios, dict[str, l
     own: dict[str, dict[str, Logprobs]] = {}
     for checkpoint in setup.checkpoints:
         name = checkpoint.name
+        store = Store(setup.folder / "generations" / f"{name}.jsonl")
+        advance = partial(steps.advance, GENERATING)
+        if is_remote(checkpoint.path):
+            by_checkpoint[name] = generate_remote(
+                name,
+                parse_remote(checkpoint.path),
+                setup.prompts,
+                setup.samplings,
+                store,
+                concurrency=setup.batch_size,
+                advance=advance,
+            )
+            continue
         with loaded(checkpoint) as policy:
             by_checkpoint[name] = generate_cached(
                 policy,
@@ -253,9 +279,9 @@ def _generate(setup: _Setup, steps: Steps) -> tuple[Answers, Ratios, dict[str, l
                 setup.asked[name],
                 setup.rendered[name],
                 setup.samplings,
-                Store(setup.folder / "generations" / f"{name}.jsonl"),
+                store,
                 batch_size=setup.batch_size,
-                advance=partial(steps.advance, GENERATING),
+                advance=advance,
             )
             if name in setup.scored:
                 own[name] = _logprobs(setup, policy, name, by_checkpoint[name], steps)

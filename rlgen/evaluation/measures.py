@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from datasets import Dataset
 
 from rlgen.errors import ConfigError, RewardError
+from rlgen.evaluation.ifeval import NAME as IFEVAL
+from rlgen.evaluation.ifeval import ifeval_metrics
 from rlgen.evaluation.metrics import (
     METRICS,
     Group,
@@ -234,6 +236,10 @@ def choose_measures(
                 raise
             raise unknown_metric(name, list(available)) from error
 
+    if metrics and IFEVAL in metrics:
+        accuracies = ifeval_metrics(rows)
+        available = {**available, **accuracies}
+        metrics = [name for metric in metrics for name in (accuracies if metric == IFEVAL else [metric])]
     measures += metric_measures(metrics, available, load, rows.column_names)
     measures += diagnostic_measures(kl_reference)
     check_unique(measures)

@@ -67,8 +67,8 @@ def exact_match(completions: Sequence[Any], reference: Sequence[Any], **_: Any) 
 
 
 def length_tokens(completions: Sequence[Any], completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float | None]:
-    """Tokens of every completion, the end token included."""
-    return [float(len(ids)) for ids in completion_ids]
+    """Tokens of every completion, the end token included; None where they are not known."""
+    return [float(len(ids)) if ids else None for ids in completion_ids]
 
 
 def truncated(completions: Sequence[Any], finished: Sequence[bool], **_: Any) -> list[float | None]:

@@ -7,6 +7,8 @@ from datasets import Dataset
 from reward_models._text import completion_text
 from rlgen.data import load_rows, row_hashes
 from rlgen.errors import ConfigError, DataError
+from rlgen.evaluation.ifeval import NAME as IFEVAL
+from rlgen.evaluation.ifeval import ifeval_rows
 from rlgen.evaluation.results import FEW_PROMPTS
 from rlgen.tasks import Task
 
@@ -18,7 +20,7 @@ def heldout_rows(
 
     Args:
         task: Whose held-out split is taken where there is no source.
-        source: Own rows: file, folder or hub id.
+        source: Own rows: file, folder or hub id, or "ifeval" for IFEval's prompts.
         split: Split of the source.
         max_rows: Take at most this many; None takes all.
 
@@ -29,6 +31,8 @@ def heldout_rows(
         ConfigError: There is neither a task nor a source.
         DataError: The source has no usable rows.
     """
+    if source == IFEVAL:
+        return ifeval_rows(max_rows)
     if source:
         rows = load_rows(source, columns=["prompt"], split=split, max_rows=max_rows)
     elif task is not None:

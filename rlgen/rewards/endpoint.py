@@ -40,10 +40,15 @@ class Answer:
     text: str
     tokens: int
     cached: bool = False
+    finished: bool = True
+    """Whether it ended by itself, not at a limit of its length."""
+
+
+Question = str | list[dict[str, str]]
 
 
 class ChatEndpoint:
-    """Asks a chat model single questions.
+    """Asks a chat model questions: texts, each one message of a user, or conversations that it goes on with.
 
     Args:
         base_url: up to and without `/chat/completions`, for example `http://localhost:8000/v1`.
@@ -101,28 +106,33 @@ class ChatEndpoint:
         self.calls = 0
         self.tokens = 0
 
-    async def ask(self, questions: Sequence[str]) -> list[Answer | RewardError]:
+    async def ask(self, questions: Sequence[Question]) -> list[Answer | RewardError]:
         """Ask all questions, equal ones once.
 
         Returns:
             Per question its answer, or why there is none (`BudgetSpent` or `EndpointFailed`).
         """
-        unique = list(dict.fromkeys(questions))
+        keys = [question if isinstance(question, str) else json.dumps(question) for question in questions]
+        unique = dict(zip(keys, questions, strict=True))
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(max_workers=self.concurrency) as pool:
-            answers = await asyncio.gather(*(loop.run_in_executor(pool, self._one, text) for text in unique))
-        by_question = dict(zip(unique, answers, strict=True))
-        return [by_question[question] for question in questions]
+            answers = await asyncio.gather(
+                *(loop.run_in_executor(pool, self._one, question) for question in unique.values())
+            )
+        by_key = dict(zip(unique, answers, strict=True))
+        return [by_key[key] for key in keys]
 
-    def _one(self, question: str) -> Answer | RewardError:
-        body = {"model": self.model, "messages": [{"role": "user", "content": question}], **self.request}
+    def _one(self, question: Question) -> Answer | RewardError:
+        messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
+        body = {"model": self.model, "messages": messages, **self.request}
         content = json.dumps([self.url, body], sort_keys=True)
         file = None
         if self.cache is not None:
             digest = hashlib.sha256(content.encode()).hexdigest()
             file = self.cache / digest[:2] / f"{digest}.json"
             try:
-                return Answer(str(json.loads(file.read_text(encoding="utf-8"))["answer"]), 0, cached=True)
+                known = json.loads(file.read_text(encoding="utf-8"))
+                return Answer(str(known["answer"]), 0, cached=True, finished=bool(known.get("finished", True)))
             except (OSError, ValueError, KeyError, TypeError):
                 pass  # not asked yet, or cut short: ask
         try:
@@ -134,7 +144,8 @@ class ChatEndpoint:
             self.tokens += answer.tokens
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(file, json.dumps({"answer": answer.text, "tokens": answer.tokens}))
+            record = {"answer": answer.text, "tokens": answer.tokens, "finished": answer.finished}
+            write_atomic(file, json.dumps(record))
         return answer
 
     def _reserve(self) -> None:
@@ -175,11 +186,12 @@ class ChatEndpoint:
         request = urllib.request.Request(self.url, json.dumps(body).encode(), headers, method="POST")
         with _opener.open(request, timeout=self.timeout) as response:
             loaded = json.loads(response.read(LARGEST_ANSWER))
-        text = loaded["choices"][0]["message"]["content"] or ""
+        choice = loaded["choices"][0]
+        text = choice["message"]["content"] or ""
         usage = (loaded.get("usage") or {}).get("total_tokens")
         # About four characters a token where the endpoint does not count.
         tokens = int(usage) if usage is not None else (len(json.dumps(body)) + len(text)) // 4
-        return Answer(text, tokens)
+        return Answer(text, tokens, finished=choice.get("finish_reason") != "length")
 
     def _without_key(self, text: str) -> str:
         key = os.environ.get(self.api_key_env or "")

@@ -42,6 +42,7 @@ Verdict: A
 Verdict: B
 Verdict: tie"""
 
+Verdict = Literal["a", "b", "tie"]
 Outcome = Literal["win", "tie", "loss"]
 OUTCOME_SCORES: dict[Outcome, float] = {"win": 1.0, "tie": 0.5, "loss": 0.0}
 
@@ -178,21 +179,36 @@ class Judge:
         Returns:
             "win" or "loss" where both orders agree, else "tie"; None where an answer cannot be read.
         """
+        return [outcome(*both) for both in await self.verdicts(prompts, first, second, columns)]
+
+    async def verdicts(
+        self,
+        prompts: Sequence[Any],
+        first: Sequence[Any],
+        second: Sequence[Any],
+        columns: Mapping[str, Any] | None = None,
+    ) -> list[tuple[Verdict | None, Verdict | None]]:
+        """What is said of each pair in the given order, and with the texts swapped; see `outcome`.
+
+        Args:
+            prompts: one per row.
+            first: one text per row.
+            second: likewise.
+            columns: what else the rubric may hold.
+
+        Returns:
+            Pairs of "a" (the text that was shown first), "b" or "tie"; None where an answer cannot be read.
+        """
         rows = [_row(columns, i) | {"prompt": prompt} for i, prompt in enumerate(prompts)]
         pairs = list(zip(rows, first, second, strict=True))
         template = self.rubric or PAIR_RUBRIC
-        questions = [_filled(template, {**row, "first": a, "second": b}) for row, a, b in pairs]
-        questions += [_filled(template, {**row, "first": b, "second": a}) for row, a, b in pairs]
-        verdicts = [_verdict(answer) for answer in await self._answers(questions)]
-        outcomes: list[Outcome | None] = []
-        for forward, swapped in zip(verdicts[: len(pairs)], verdicts[len(pairs) :], strict=True):
-            if forward is None or swapped is None:
-                outcomes.append(None)
-            elif (forward, swapped) == ("a", "b"):
-                outcomes.append("win")
-            else:
-                outcomes.append("loss" if (forward, swapped) == ("b", "a") else "tie")
-        return outcomes
+        questions = [
+            _filled(template, {**row, "first": one, "second": other})
+            for row, a, b in pairs
+            for one, other in ((a, b), (b, a))
+        ]
+        said = [_verdict(answer) for answer in await self._answers(questions)]
+        return list(zip(said[::2], said[1::2], strict=True))
 
     def state_dict(self) -> dict[str, int]:
         """What is spent of the budget."""
@@ -214,9 +230,22 @@ class Judge:
         return texts
 
 
-def _verdict(answer: str | None) -> str | None:
+def outcome(forward: Verdict | None, swapped: Verdict | None) -> Outcome | None:
+    """Whether the first text beats the second: "win" or "loss" where both orders agree on it, else "tie".
+
+    None where one of the two verdicts is.
+    """
+    if forward is None or swapped is None:
+        return None
+    if (forward, swapped) == ("a", "b"):
+        return "win"
+    return "loss" if (forward, swapped) == ("b", "a") else "tie"
+
+
+def _verdict(answer: str | None) -> Verdict | None:
     found = _VERDICT.findall(answer) if answer is not None else []
-    return found[-1].lower() if found else None
+    said: dict[str, Verdict] = {"a": "a", "b": "b", "tie": "tie"}
+    return said[found[-1].lower()] if found else None
 
 
 def _row(columns: Mapping[str, Any] | None, i: int) -> dict[str, Any]:

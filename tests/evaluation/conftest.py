@@ -1,7 +1,9 @@
 """A comparison made of invented completions: no model, all of the results."""
 
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +168,53 @@ def write_runs(folder: Path, points: int = 50) -> dict[str, str]:
         rows.append({"step": 10 * points, "train_runtime": 1.0, "train_loss": 2.0})
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 51')
     return {stage: str(folder / stage) for stage in logs}
+
+
+class ChatServer(ThreadingHTTPServer):
+    """An OpenAI-compatible endpoint: `reply` answers request bodies, `statuses` come first, `seen` remembers."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _ChatHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+        self.seen: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.statuses: list[int] = []
+        self.reply: Callable[[dict[str, Any]], str] = lambda body: body["messages"][-1]["content"].upper()
+        self.lock = threading.Lock()
+
+
+class _ChatHandler(BaseHTTPRequestHandler):
+    server: ChatServer
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.seen.append(body)
+            self.server.keys.append(self.headers.get("Authorization"))
+            status = self.server.statuses.pop(0) if self.server.statuses else 200
+        text = self.server.reply(body)
+        cut = len(text) > 4 * body.get("max_tokens", 1000)
+        choice = {
+            "message": {"content": text[: 4 * body.get("max_tokens", 1000)]},
+            "finish_reason": "length" if cut else "stop",
+        }
+        content = json.dumps({"choices": [choice]} if status == 200 else {"error": "no"}).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def chat_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
+    """A running fake endpoint."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with ChatServer() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
