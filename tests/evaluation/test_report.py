@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rlgen.evaluation import charts
 from rlgen.evaluation.curves import run_curves
-from rlgen.evaluation.report import key_measures, render_report, script_data, write_report
+from rlgen.evaluation.report import render_report, write_report
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
