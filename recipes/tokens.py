@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlgen.config import TaskArguments, parse_arguments, recipe, resolved_config
+from rlgen.errors import ConfigError
 from rlgen.evaluation.checkpoints import open_checkpoints, parse_named
 from rlgen.evaluation.rows import distinct_rows, heldout_rows
 from rlgen.evaluation.tokens import shaping_of, token_view, write_tokens
@@ -43,7 +44,8 @@ class TokensArguments:
         default=None, metadata={"help": "Length limit of an answer; default the task's, or 64."}
     )
     critic: str | None = field(
-        default="auto", metadata={"help": "Folder of the author's critic; auto looks beside the author, none is without."}
+        default="auto",
+        metadata={"help": "Folder of the author's critic; auto looks beside the author, none is without."},
     )
     reward: list[str] | None = field(
         default=None, metadata={"help": "Rewards for the advantages; default the task's. See --reward of ppo."}
@@ -72,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     named = parse_named(args.checkpoints, "--checkpoints")
     author = args.author or list(named)[-1]
     reference = args.reference or ("sft" if "sft" in named and author != "sft" else next(iter(named)))
+    for flag, name in (("author", author), ("reference", reference)):
+        if name not in named:
+            raise ConfigError(f"--{flag} {name}: no checkpoint has that name ({', '.join(named)})")
 
     # 1. Rows, checkpoints, critic, rewards
     task = get_task(data.task, data.task_source) if data.task else None
@@ -81,15 +86,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     checkpoints = open_checkpoints(named)
     critic = args.critic
     if critic == "auto":
-        beside = Path(resolve_model(named.get(author, ""))) / "critic"
+        beside = Path(resolve_model(named[author])) / "critic"
         critic = str(beside) if (beside / "config.json").is_file() else None
     judge = None
-    if task is not None and not source or args.reward or args.reward_config:
+    if (task is not None and not source) or args.reward or args.reward_config:
         composite = explainable_rewards(
             args.reward, args.reward_weights, task, own_rows=bool(source), config=args.reward_config
         )
 
-        def judge(prompts: Sequence[Any], texts: Sequence[str], columns: Mapping[str, list[Any]]) -> list[float | None]:
+        def judge(
+            prompts: Sequence[Any], texts: Sequence[str], columns: Mapping[str, list[Any]]
+        ) -> list[float | None]:
             answers = [
                 text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
                 for prompt, text in zip(prompts, texts, strict=True)

@@ -44,6 +44,8 @@ MINIMAL = {
     "compare": "--checkpoints a=MODEL b=OTHER --dataset_name rows.jsonl --reward my_rewards.py:shortness "
     "--max_new_tokens 8 --output_dir compare",
     "quickstart": "--preset smoke --output_dir quickstart",
+    "tokens": "--checkpoints a=MODEL b=OTHER --dataset_name rows.jsonl --reward my_rewards.py:shortness "
+    "--rows 2 --max_new_tokens 6 --output_dir tokens",
     "reward_explain": "--dataset_name rows.jsonl --reward my_rewards.py:shortness",
     "reward_check": "my_rewards.py:shortness --dataset_name rows.jsonl --model_name_or_path MODEL --max_new_tokens 8 "
     "--output_dir reward_check",
@@ -56,6 +58,7 @@ LEAVES = {
     "dpo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors"],
     "compare": ["run.json", "results.json", "report.html"],
     "quickstart": ["manifest.json", "report.html", "compare/results.json"],
+    "tokens": ["run.json", "tokens.json", "tokens.html"],
     "reward_explain": [],
     "reward_check": ["run.json", "check.json"],
 }
@@ -345,6 +348,12 @@ MISTAKES = {
     "run without a composition": ("reward_explain", "--checkpoint no_model", "no run folder"),
     "pairs that are not there": ("dpo", "--model_name_or_path llama --pairs nowhere/pairs", "nowhere"),
     "no checkpoints": ("compare", "", "--checkpoints"),
+    "tokens of one checkpoint": ("tokens", "--checkpoints a=llama", "two checkpoints or more"),
+    "tokens of nobody": (
+        "tokens",
+        "--checkpoints a=llama b=llama-other --author c --dataset_name rows.jsonl",
+        "no checkpoint has that name",
+    ),
     "checkpoint without a model": ("compare", "--checkpoints a=llama b=no_model", "no_model"),
 }
 

@@ -217,9 +217,7 @@ def render_tokens(view: Mapping[str, Any]) -> str:
     )
 
 
-def _check_same_tokens(
-    tokenizers: Mapping[str, PreTrainedTokenizerBase], prompts: Sequence[Any], author: str
-) -> None:
+def _check_same_tokens(tokenizers: Mapping[str, PreTrainedTokenizerBase], prompts: Sequence[Any], author: str) -> None:
     """A log-probability under another vocabulary, or after another text, is about another event."""
     rendered = render_prompts(tokenizers[author], prompts)
     for name, tokenizer in tokenizers.items():
@@ -230,8 +228,8 @@ def _check_same_tokens(
             )
         if render_prompts(tokenizer, prompts) != rendered:
             raise ConfigError(
-                f"checkpoints {author} and {name} do not see the same text: their chat templates differ; give both the "
-                "same one"
+                f"checkpoints {author} and {name} do not see the same text: their chat templates differ; give both "
+                "the same one"
             )
 
 

@@ -136,9 +136,7 @@ class Browser:
         )
         assert where["hit"], f"{selector} is hidden or covered"
         for kind in ("mousePressed", "mouseReleased"):
-            self.send(
-                "Input.dispatchMouseEvent", type=kind, x=where["x"], y=where["y"], button="left", clickCount=1
-            )
+            self.send("Input.dispatchMouseEvent", type=kind, x=where["x"], y=where["y"], button="left", clickCount=1)
 
     def press(self, key: str, code: int) -> None:
         """Press one key, e.g. Tab (9) or Enter (13)."""
@@ -148,7 +146,10 @@ class Browser:
 
     def type(self, selector: str, text: str) -> None:
         """Replace what a text field holds by typing."""
-        self.run(f"(() => {{ const field = document.querySelector({json.dumps(selector)}); field.focus(); field.select(); }})()")
+        self.run(
+            f"(() => {{ const field = document.querySelector({json.dumps(selector)});"
+            " field.focus(); field.select(); })()"
+        )
         self.send("Input.insertText", text=text)
 
     def choose(self, selector: str, value: str) -> None:
