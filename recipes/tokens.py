@@ -1,12 +1,12 @@
 """Show one checkpoint's answers token by token: which words training made likelier, and what the critic thought.
 
-    rlgen tokens --checkpoints base=embedded sft=runs/sft ppo=runs/ppo --task docstring --rows 3 --output_dir runs/tokens
+    rlgen tokens --checkpoints base=embedded sft=runs/sft ppo=runs/ppo --task docstring --rows 3
     rlgen tokens --checkpoints old=PATH new=PATH --author new --dataset_name prompts.jsonl
 
 Needs two or more models of one vocabulary and rows with `prompt`. The last checkpoint answers unless --author says
-otherwise; where its run has a `critic/` (PPO) and there are rewards, values and advantages are shown too. Three answers
-of a model of 135M parameters take under a minute on two CPU cores. Leaves tokens.json (described in docs/results.md) and
-tokens.html.
+otherwise; where its run has a `critic/` (PPO) and there are rewards, values and advantages are shown too. Three
+answers of a model of 135M parameters take about 20 seconds of one CPU core. Leaves tokens.json (described in
+docs/results.md) and tokens.html.
 """
 
 import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
