@@ -28,7 +28,7 @@ def browser():
 @pytest.fixture(scope="module")
 def results(fake_results):
     """Forty-five prompts, two plans; one search word, one disagreement, and an attack that must stay text."""
-    results = copy.deepcopy(fake_results(45, temperatures=(0.0, 0.7)))
+    results = copy.deepcopy(fake_results(45, ("base", "sft", "ppo"), (0.0, 0.7)))
     results["samples"][7]["completions"]["ppo"][0]["text"] = "zanzibar <img src=x onerror=console.error(1)> </script>"
     return results
 
@@ -109,12 +109,13 @@ def test_filters_keep_what_they_promise(page, results):
     page.click("#cut")
 
     page.choose("#order", "disagree")
-    names = [m["name"] for m in results["measures"] if m["higher_is_better"] is not None]
+    directions = {m["name"]: m["higher_is_better"] for m in results["measures"]}
+    directions = {name: 1 if up else -1 for name, up in directions.items() if up is not None}
     torn = 0
     for sample in greedy:
         scores = [sample["completions"][name][0]["scores"] for name in ("sft", "ppo")]
-        signs = {(scores[1][n] > scores[0][n]) - (scores[1][n] < scores[0][n]) for n in names if n in scores[0]}
-        torn += {1, -1} <= signs
+        gains = [sign * (scores[1][name] - scores[0][name]) for name, sign in directions.items() if name in scores[0]]
+        torn += max(gains) > 1e-4 and min(gains) < -1e-4
     assert count(page).endswith(f"of {torn} prompts")
 
     page.choose("#order", "data")

@@ -97,10 +97,14 @@ def test_with_lambda_and_gamma_1_an_advantage_is_what_is_still_to_come_minus_the
         assert found[t] == pytest.approx(sum(given_rewards[t:]) - value, abs=1e-6)
 
 
+@pytest.fixture(scope="module")
+def tokenizer(tiny_llama):
+    return load_tokenizer(tiny_llama)
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.text(max_size=30))
-def test_texts_of_tokens_add_up_to_the_text(tiny_llama, text):
-    tokenizer = load_tokenizer(tiny_llama)
+def test_texts_of_tokens_add_up_to_the_text(tokenizer, text):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     whole = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False) if ids else ""
     assert "".join(token_texts(tokenizer, ids)) == whole
