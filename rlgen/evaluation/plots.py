@@ -139,7 +139,7 @@ def front_plot(results: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
         "svg": scatter(
             points,
             sorted((row["kl"], row["value"]) for row in on_front),
-            x_label=f"KL to {reference}, nats per completion",
+            x_label=f"KL to {reference}, nats per completion, root scale",
             label=f"{measure} against KL: {spoken}",
         ),
     }

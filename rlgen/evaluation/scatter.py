@@ -38,13 +38,13 @@ class Point:
 
 @dataclass(frozen=True)
 class _Scales:
-    """Where values stand: across in percent of the width, down in pixels."""
+    """Where values stand: across in percent of the width, by their roots; down in pixels."""
 
-    x: tuple[float, float]
+    x: tuple[float, float]  # of the roots
     y: tuple[float, float]
 
     def across(self, value: float) -> float:
-        return _LEFT + (_RIGHT - _LEFT) * (value - self.x[0]) / (self.x[1] - self.x[0])
+        return _LEFT + (_RIGHT - _LEFT) * (_root(value) - self.x[0]) / (self.x[1] - self.x[0])
 
     def down(self, value: float) -> float:
         return _TOP + (_HEIGHT - _BOTTOM - _TOP) * (self.y[1] - value) / (self.y[1] - self.y[0])
@@ -53,6 +53,9 @@ class _Scales:
 def scatter(points: Sequence[Point], front: Sequence[tuple[float, float]], *, x_label: str, label: str) -> Markup:
     """Dots with whiskers, as wide as the container, and the front of those that nothing beats.
 
+    The x axis is a KL divergence and goes by its root, which is a distance (Gao et al. 2023, arXiv 2210.10760): far
+    checkpoints do not squeeze near ones together.
+
     Args:
         points: At least one.
         front: Corners (x, y) of the front, ascending in x; drawn as steps.
@@ -60,7 +63,7 @@ def scatter(points: Sequence[Point], front: Sequence[tuple[float, float]], *, x_
         label: What is shown, for screen readers.
     """
     scales = _Scales(
-        padded_span([value for point in points for value in point.x], pad=0.08),
+        padded_span([_root(value) for point in points for value in point.x], pad=0.08),
         padded_span([value for point in points for value in point.y], pad=0.08),
     )
     parts = [*_axes(scales, x_label), *_front(scales, front)]
@@ -86,9 +89,12 @@ def _axes(scales: _Scales, x_label: str) -> list[str]:
         y = scales.down(value)
         parts.append(_line("grid", _LEFT, _RIGHT, y, y))
         parts.append(f'<text x="{_LEFT - 1:.2f}%" y="{y + 3.5:.1f}" text-anchor="end">{tick_label(value)}</text>')
-    for value in (value for value in ticks(*scales.x, 5) if scales.x[0] <= value <= scales.x[1]):
+    last = -math.inf
+    for value in (0.0, *(digit * 10.0**power for power in range(-3, 5) for digit in (1, 2, 5))):
         x, y = scales.across(value), _HEIGHT - _BOTTOM + 16
-        parts.append(f'<text x="{x:.2f}%" y="{y}" text-anchor="middle">{tick_label(value)}</text>')
+        if _LEFT <= x <= _RIGHT and x - last > 6:
+            last = x
+            parts.append(f'<text x="{x:.2f}%" y="{y}" text-anchor="middle">{tick_label(value)}</text>')
     parts.append(f'<text class="axis" x="{_RIGHT}%" y="{_HEIGHT - 4}" text-anchor="end">{escape(x_label)}</text>')
     return parts
 
@@ -110,6 +116,11 @@ def _name(name: str, x: float, y: float, taken: list[tuple[float, float, float]]
     taken.append((left, right, y))
     anchor, shift = ("end", -8) if on_the_left else ("start", 8)
     return f'<text class="name" x="{x:.2f}%" dx="{shift}" y="{y:.1f}" text-anchor="{anchor}">{escape(name)}</text>'
+
+
+def _root(value: float) -> float:
+    """Square root that takes estimates below zero as well."""
+    return math.copysign(math.sqrt(abs(value)), value)
 
 
 def _line(kind: str, x1: float, x2: float, y1: float, y2: float) -> str:
