@@ -131,16 +131,12 @@ def _methods(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         for row in rows:
             if {row["a"], row["b"]} != {a, b} or row["measure"] not in key_measures(results):
                 continue
-            if row["difference"] is None:
+            if row["ci_low"] is None:
                 continue
-            turned = row["a"] != a
-            ends = [row[key] for key in ("difference", "ci_low", "ci_high")]
-            if turned:
-                difference, low, high = (None if end is None else -end for end in (ends[0], ends[2], ends[1]))
-            else:
-                difference, low, high = ends
-            shown = low is not None and high is not None and (low > TIE or high < -TIE)
-            tone = _tone(results, row["measure"], difference, shown)
+            sign = 1 if row["a"] == a else -1
+            difference = sign * row["difference"]
+            low, high = sorted((sign * row["ci_low"], sign * row["ci_high"]))
+            tone = _tone(results, row["measure"], difference, low > TIE or high < -TIE)
             found.append({**row, "a": a, "b": b, "difference": difference, "low": low, "high": high, "tone": tone})
     return found
 
