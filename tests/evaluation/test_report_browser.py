@@ -10,6 +10,7 @@ from browser import Browser, chromium
 from rlgen.evaluation.curves import run_curves
 from rlgen.evaluation.report import render_report
 from rlgen.evaluation.samples import sample_data
+from rlgen.evaluation.tokens import render_tokens
 
 pytestmark = [
     pytest.mark.slow,
@@ -172,6 +173,38 @@ def test_one_checkpoint_has_nothing_to_compare(browser, fake_results, tmp_path):
     assert cards(browser) == 6
     assert browser.run("document.querySelector('#first').closest('label').hidden")
     assert browser.run("[...document.querySelector('#order').options].map((o) => o.value)") == ["random", "data"]
+    assert browser.problems == []
+
+
+def test_tokens_are_shaded_by_what_the_reader_chooses(browser, tmp_path):
+    tokens = [
+        {"text": text, "id": i, "logprobs": {"sft": -1.0, "ppo": -1.0 + kl}, "kl": kl, "value": 0.5, "reward": 0.0}
+        | {"advantage": -kl}
+        for i, (text, kl) in enumerate((("Find", 0.8), (" it", -0.4), (".", 0.0)))
+    ]
+    row = {"id": "a", "prompt": "p", "text": "Find it.", "finished": True, "reward": 1.0, "kl": 0.4, "tokens": tokens}
+    settings = {"max_new_tokens": 8, "critic": "c", "kl_coef": 0.05, "gamma": 1.0, "lam": 0.95}
+    names = [{"name": name} for name in ("sft", "ppo")]
+    view = {"author": "ppo", "reference": "sft", "checkpoints": names, "rows": [row], **settings}
+    (tmp_path / "tokens.html").write_text(render_tokens(view), encoding="utf-8")
+    browser.problems.clear()
+    browser.screen(1000)
+    browser.open(tmp_path / "tokens.html")
+
+    def strengths():
+        """How opaque the warm color of each token is: above zero for what was pushed up."""
+        colors = browser.run(
+            "[...document.querySelectorAll('.token')].map((node) => getComputedStyle(node).backgroundColor)"
+        )
+        return [float(color.strip("rgba()").replace("/", ",").split(",")[-1]) for color in colors]
+
+    pushed = strengths()
+    assert pushed[0] > 0.5
+    assert pushed[1:] == [0.0, 0.0]
+    browser.click("[value=advantage]")
+    turned = strengths()
+    assert turned[0] == 0.0
+    assert 0.2 < turned[1] < 0.5
     assert browser.problems == []
 
 
