@@ -49,6 +49,8 @@ MINIMAL = {
     "quickstart": "--preset smoke --output_dir quickstart",
     "tasks": "",
     "tasks_show": "reasoning --model_name_or_path MODEL --rows 1 --scored 4 --shots 1shot-plain",
+    "tokens": "--checkpoints a=MODEL b=OTHER --dataset_name rows.jsonl --reward my_rewards.py:shortness "
+    "--rows 2 --max_new_tokens 6 --output_dir tokens",
     "reward_explain": "--dataset_name rows.jsonl --reward my_rewards.py:shortness",
     "reward_check": "my_rewards.py:shortness --dataset_name rows.jsonl --model_name_or_path MODEL --max_new_tokens 8 "
     "--output_dir reward_check",
@@ -63,6 +65,7 @@ LEAVES = {
     "compare": ["run.json", "results.json", "report.html", "summary.md"],
     "overoptimization": ["run.json", "overoptimization.json", "overoptimization.svg", "generations/start.jsonl"],
     "quickstart": ["manifest.json", "report.html", "compare/results.json"],
+    "tokens": ["run.json", "tokens.json", "tokens.html"],
     "reward_explain": [],
     "tasks": [],
     "tasks_show": [],
@@ -430,6 +433,11 @@ MISTAKES = {
         f"{PPO} --reward my_rewards.py:shortness --eval_dataset_name heldout.jsonl --audit_steps 1 "
         "--audit_reward my_rewards.py:raises",
         "raises",
+    "tokens of one checkpoint": ("tokens", "--checkpoints a=llama", "two checkpoints or more"),
+    "tokens of nobody": (
+        "tokens",
+        "--checkpoints a=llama b=llama-other --author c --dataset_name rows.jsonl",
+        "no checkpoint has that name",
     ),
     "checkpoint without a model": ("compare", "--checkpoints a=llama b=no_model", "no_model"),
 }

@@ -138,7 +138,7 @@ def interval_row(
             parts.append(f'<line class="whisker" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
             parts += [f'<line class="whisker" x1="{x}" x2="{x}" y1="{y - 4}" y2="{y + 4}"/>' for x in (left, right)]
         parts.append(f'<circle class="{MARKS[number % 2]}" cx="{percent(estimate, span)}" cy="{y}" r="4.5"/>')
-    return _fluid("".join(parts), height, label, f"c{colour % COLOURS}")
+    return fluid("".join(parts), height, label, f"c{colour % COLOURS}")
 
 
 def axis_row(span: tuple[float, float]) -> Markup:
@@ -151,7 +151,14 @@ def axis_row(span: tuple[float, float]) -> Markup:
 
 
 def histogram_row(
-    values: Sequence[float], span: tuple[float, float], *, peak: float, colour: int, label: str, bins: int = 28
+    values: Sequence[float],
+    span: tuple[float, float],
+    *,
+    peak: float,
+    colour: int,
+    label: str,
+    bins: int = 28,
+    zero: bool = False,
 ) -> Markup:
     """One histogram, as wide as its container, with a line at the mean.
 
@@ -162,10 +169,13 @@ def histogram_row(
         colour: Series number.
         label: What is shown, for screen readers.
         bins: Number of bars.
+        zero: Whether to mark zero.
     """
     height = 46
     shares = histogram_shares(values, span, bins)
     parts = []
+    if zero:
+        parts.append(f'<line class="zero" x1="{percent(0.0, span)}" x2="{percent(0.0, span)}" y1="0" y2="{height}"/>')
     for index, share in enumerate(shares):
         if share:
             bar = max(1.0, share / peak * (height - 4))
@@ -176,7 +186,7 @@ def histogram_row(
     parts.append(f'<line class="base" x1="0" x2="100%" y1="{height}" y2="{height}"/>')
     mean = percent(float(np.mean(values)), span)
     parts.append(f'<line class="mean" x1="{mean}" x2="{mean}" y1="0" y2="{height}"/>')
-    return _fluid("".join(parts), height, label, f"c{colour % COLOURS}")
+    return fluid("".join(parts), height, label, f"c{colour % COLOURS}")
 
 
 def histogram_shares(values: Sequence[float], span: tuple[float, float], bins: int = 28) -> list[float]:
@@ -198,7 +208,8 @@ def percent(value: float, span: tuple[float, float]) -> str:
     return f"{100 * (value - span[0]) / (span[1] - span[0]):.2f}%"
 
 
-def _fluid(content: str, height: int, label: str, kind: str) -> Markup:
+def fluid(content: str, height: int, label: str, kind: str) -> Markup:
+    """A drawing as wide as its container, which is why it places things by percentages."""
     return Markup(
         f'<svg class="fluid {kind}" height="{height}" role="img" aria-label="{escape(label)}">{content}</svg>'
     )

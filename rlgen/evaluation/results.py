@@ -161,7 +161,7 @@ def find_comparison(results: Mapping[str, Any], a: str, b: str, measure: str, sa
         if row["measure"] != measure or row["sampling"] != sampling or {row["a"], row["b"]} != {a, b}:
             continue
         numbers = [
-            math.nan if row[key] is None else row[key]
+            math.nan if row.get(key) is None else row[key]  # older files have no p_value
             for key in ("mean_a", "mean_b", "difference", "ci_low", "ci_high", "win_rate", "tie_rate", "p_value")
         ]
         paired = Paired(row["n"], *numbers)

@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rlgen.evaluation import charts
-from rlgen.evaluation.report import plain, signed
+from rlgen.evaluation.formats import plain, signed
 from rlgen.runs import write_atomic
 
 _SLICES = {"by_source": "source", "by_domain": "domain", "by_length_gap": "length of the chosen text"}

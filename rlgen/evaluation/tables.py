@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from rlgen.evaluation.report import key_measures, plain, signed
+from rlgen.evaluation.formats import key_measures, plain, signed
 from rlgen.evaluation.results import find_comparison, main_pairs
 
 

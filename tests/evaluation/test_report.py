@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from rlgen.evaluation import charts
 from rlgen.evaluation.curves import run_curves
-from rlgen.evaluation.report import key_measures, render_report, script_data, write_report
+from rlgen.evaluation.formats import key_measures
+from rlgen.evaluation.report import render_report, write_report
+from rlgen.evaluation.samples import script_data
+from rlgen.evaluation.scatter import Point, scatter
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -59,7 +62,7 @@ def test_the_page_is_self_contained_and_well_formed(results, fake_runs):
     page = render_report(results, [panel for name, run in fake_runs.items() for panel in run_curves(name, run)])
     parsed = outline(page)
     assert parsed.open == []
-    assert parsed.links == []
+    assert all(link.startswith("#") and f'id="{link[1:]}"' in page for link in parsed.links)
     assert not re.search(r"https?://|url\(|@import", page)
     assert parsed.unlabelled == 0
     assert parsed.headings[0] == "h1"
@@ -89,7 +92,7 @@ def test_text_of_models_and_users_cannot_break_the_page(fake_results):
     assert "alert(1)</script>" not in page
     assert "<img" not in page
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
-    assert json.loads(data.group(1))["rows"][0]["reference"] == attack
+    assert json.loads(data.group(1))["prompts"][0][2] == attack
     assert outline(page).tags.count("script") == 2
 
 
@@ -146,6 +149,15 @@ def test_ticks_of_a_point_and_their_labels():
         ),
         charts.histogram_row([0.1, 0.5, 0.5], (0, 1), peak=0.7, colour=0, label="&"),
         charts.axis_row((-0.3, 0.4)),
+        scatter(
+            [
+                Point("a <&", (0.0, 0.0, 0.0), (0.5, 0.4, 0.6), 0),
+                Point("b", (1.0, float("nan"), float("nan")), (0.5, float("nan"), float("nan")), 1, hollow=True),
+            ],
+            [(0.0, 0.5), (1.0, 0.6)],
+            x_label="KL & more",
+            label='"quoted"',
+        ),
     ],
 )
 def test_charts_are_valid_xml(svg):
@@ -158,3 +170,53 @@ def test_a_span_holds_its_values_and_never_collapses():
     assert high > 2
     assert charts.padded_span([3.0, 3.0])[0] < 3.0 < charts.padded_span([3.0, 3.0])[1]
     assert charts.padded_span([]) == (-0.5, 0.5)
+
+
+def test_tests_and_their_correction_are_shown_where_results_have_them(results):
+    page = render_report(results)
+    assert "p, Holm" in page
+    older = json.loads(json.dumps(results))
+    for row in older["comparisons"]:
+        for key in ("test", "p_value", "p_holm", "effect_size", "detectable", "prompts_needed"):
+            del row[key]
+    for key in ("methods", "pareto", "win_rates", "capabilities", "conditions"):
+        older.pop(key, None)
+    page = render_report(older)
+    assert "p, Holm" not in page
+    assert outline(page).open == []
+
+
+def test_claims_about_methods_are_marked(fake_results):
+    page = render_report(fake_results(12, names=("sft", "ppo-seed0", "ppo-seed1")))
+    verdict = page[page.index('id="verdict"') : page.index('id="scores"')]
+    assert verdict.index('class="methods"') < verdict.index('class="checkpoints"')
+    assert 'aria-label="Ways of training"' in page
+
+
+def test_parts_that_results_may_have_are_shown(results):
+    fuller = json.loads(json.dumps(results))
+    fuller["pareto"] = [
+        {"sampling": "greedy", "checkpoint": name, "measure": "reward", "value": value, "kl": kl, "on_front": front}
+        for name, value, kl, front in (("sft", 0.5, 0.0, True), ("ppo", 0.8, 2.0, True), ("base", 0.2, 3.0, False))
+    ]
+    interval = {"ci_low": 0.4, "ci_high": 0.7, "n": 24, "sampling": "greedy", "a": "sft", "b": "ppo"}
+    controlled = {
+        "length_difference": -3.0,
+        "length_controlled_win_rate": None,
+        "length_controlled_ci_low": None,
+        "length_controlled_ci_high": None,
+    }
+    fuller["win_rates"] = [interval | controlled | {"measure": "reward", "win_rate": 0.55}]
+    verdict = interval | {"verdict": "lost", "gain": -0.2, "could_lose": 0.3}
+    fuller["capabilities"] = [
+        {"name": "sums", "measure": "correct", "margin": 0.02, "warnings": ["few <prompts>"], "verdicts": [verdict]}
+    ]
+    fuller["conditions"] = [{"condition": "ppo < sft on reward", "failed": True, "reason": "by 0.1"}]
+    page = render_report(fuller)
+    assert outline(page).open == []
+    assert 'class="front"' in page
+    assert "sft, ppo" in page[page.index('id="front"') :]
+    assert 'class="worse">lost' in page
+    assert "few &lt;prompts&gt;" in page
+    assert "Wins at equal length" in page
+    assert "failed" in page
