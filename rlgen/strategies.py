@@ -164,6 +164,11 @@ def check_tuning(
         reason = "the reference is the model without its adapter" if merge else "an adapter alone is then not enough"
         remedy = f"take --lora_init {', '.join(NEUTRAL_INITS)}" + ("" if merge else " or --merge_adapter")
         raise ConfigError(f"--lora_init {args.lora_init} changes the base model, but {reason}: {remedy}")
+    if args.lora_init == "loftq":
+        import torch  # only now, so that --help answers at once
+
+        if not torch.cuda.is_available():
+            raise ConfigError("--lora_init loftq is computed on a GPU, and there is none: take pissa or olora")
     if strategy.name == "gradual" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("--tuning gradual runs in one process: layers that begin to train later take no part in DDP")
     if strategy.name == "qlora":

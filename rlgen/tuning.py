@@ -265,14 +265,14 @@ def _trained_layers(model: PreTrainedModel, top_layers: int | None) -> list[tupl
     return [(f"{name}.{number}", layer) for number, layer in enumerate(layers) if number >= start]
 
 
-def _linear_maps(model: PreTrainedModel, top_layers: int | None, wanted: Sequence[str] | None) -> list[str]:
+def _linear_maps(model: PreTrainedModel, top_layers: int | None, wanted: Sequence[str] | str | None) -> list[str]:
     """Full names of linear maps inside the layers; of all, or of those whose name ends as wanted."""
-    ends = None if not wanted or list(wanted) == ["all-linear"] else wanted
+    ends = [wanted] if isinstance(wanted, str) else list(wanted or ["all-linear"])  # TRL unpacks a list of one
     found = [
         f"{prefix}.{name}"
         for prefix, layer in _trained_layers(model, top_layers)
         for name, module in layer.named_modules()
-        if _is_linear(module) and (ends is None or any(f".{name}".endswith(f".{end}") for end in ends))
+        if _is_linear(module) and (ends == ["all-linear"] or any(f".{name}".endswith(f".{end}") for end in ends))
     ]
     if not found:
         raise ConfigError(

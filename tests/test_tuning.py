@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from peft import AutoPeftModelForCausalLM, PeftModel
+from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
@@ -129,7 +129,8 @@ def test_exactly_the_intended_parameters_change_and_survive_saving(family, name,
     report = json.loads((tmp_path / "run" / "run.json").read_text())["tuning"]
     assert report["strategy"] == name
     assert report["trainable_parameters"] == sum(before[parameter].numel() for parameter in intended)
-    assert report["optimizer_bytes"] == pytest.approx(8 * report["trainable_parameters"], abs=4 * len(intended))
+    moments = 2 * sum(before[parameter].nbytes for parameter in intended)
+    assert report["optimizer_bytes"] == pytest.approx(moments, abs=4 * len(intended))  # and a step count each
 
     expected = logits(trainer.model)
     assert (expected - logits(load_policy(folder, dtype="float32"))).abs().max() > 1e-4
@@ -158,7 +159,7 @@ def test_with_top_layers_nothing_below_them_trains(tiny_llama, name):
     args = arguments(name, top_layers=1)
     model = load_policy(tiny_llama, dtype="float32", **loading_options(args))
     adapter = start_tuning(args, model)
-    model = model if adapter is None else __import__("peft").get_peft_model(model, adapter)
+    model = model if adapter is None else get_peft_model(model, adapter)
     trained = [parameter for parameter, value in model.named_parameters() if value.requires_grad]
     assert trained
     assert all("layers.3." in parameter for parameter in trained)
@@ -166,6 +167,10 @@ def test_with_top_layers_nothing_below_them_trains(tiny_llama, name):
 
 @pytest.mark.parametrize("init", [*NEUTRAL_INITS, "pissa", "pissa_niter_4", "olora", "loftq"])
 def test_every_first_weights_of_lora_train_and_survive_merging(tiny_llama, tmp_path, init):
+    if init == "loftq" and not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="loftq is computed on a GPU"):
+            check_tuning(arguments("lora", lora_init=init), "sft")
+        return
     trainer = sft(tiny_llama, arguments("lora", lora_init=init), tmp_path, steps=2)
     start = load_policy(tiny_llama, dtype="float32")
     with torch.no_grad(), trainer.model.disable_adapter():
