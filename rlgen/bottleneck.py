@@ -64,14 +64,15 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
     Source: Houlsby et al. 2019, arXiv 1902.00751, section 2.1.
     """
 
+    base_layer: Any
     adapter_layer_names = (f"{PREFIX}down", f"{PREFIX}up")
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig) -> None:
+    def __init__(self, base_layer: Any, adapter_name: str, config: BottleneckConfig) -> None:
         super().__init__()
         self.base_layer = base_layer
-        self.bottleneck_down = nn.ModuleDict({})
-        self.bottleneck_up = nn.ModuleDict({})
-        self.in_features, self.out_features = base_layer.weight.shape[::-1]
+        self.bottleneck_down: Any = nn.ModuleDict({})  # PEFT's base class types its attributes loosely
+        self.bottleneck_up: Any = nn.ModuleDict({})
+        self.out_features, self.in_features = base_layer.weight.shape
         if type(base_layer).__name__ == "Conv1D":  # GPT-2 keeps its weights transposed
             self.in_features, self.out_features = base_layer.weight.shape
         self._active_adapter = adapter_name
@@ -84,19 +85,21 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         up = self.bottleneck_up[adapter_name] = nn.Linear(config.bottleneck_size, self.out_features)
         nn.init.zeros_(up.weight)
         nn.init.zeros_(up.bias)
-        self._move_adapter_to_device_of_base_layer(adapter_name)
-        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+        tuner: Any = self  # what PEFT's base class brings along
+        tuner._move_adapter_to_device_of_base_layer(adapter_name)
+        tuner.set_adapter(tuner.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The base layer's output (..., out_features), changed by the active adapters unless they are off."""
+        tuner: Any = self
         result: Tensor = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters:
+        if tuner.disable_adapters:
             return result
         dtype = result.dtype
-        for name in self.active_adapters:
+        for name in tuner.active_adapters:
             if name in self.bottleneck_down:
                 down, up = self.bottleneck_down[name], self.bottleneck_up[name]
-                inputs = self._cast_input_dtype(result, down.weight.dtype)
+                inputs = tuner._cast_input_dtype(result, down.weight.dtype)
                 result = result + up(nn.functional.gelu(down(inputs))).to(dtype)
         return result
 

@@ -30,8 +30,6 @@ class Strategy:
     stages: tuple[str, ...] = STAGES
     merges: bool = True
     """Whether a later stage can start from the result: as a plain model, or merged into its full-precision base."""
-    critic_adapter: bool = True
-    """Whether PPO's critic `adapter` can have such an adapter of its own."""
 
 
 STRATEGIES = {
@@ -50,7 +48,6 @@ STRATEGIES = {
             "adapter",
             "vectors that scale random low-rank maps shared by all layers",
             ("lora_r", "lora_dropout", "lora_target_modules", "top_layers"),
-            critic_adapter=False,
         ),
         Strategy("loha", "adapter", "products of two low-rank updates", RANK_SETTINGS),
         Strategy("lokr", "adapter", "Kronecker products as updates", RANK_SETTINGS),
@@ -78,7 +75,6 @@ STRATEGIES = {
             ("prompt_tokens", "prompt_init_text"),
             ("sft",),
             merges=False,
-            critic_adapter=False,
         ),
         Strategy(
             "p_tuning",
@@ -87,7 +83,6 @@ STRATEGIES = {
             ("prompt_tokens",),
             ("sft",),
             merges=False,
-            critic_adapter=False,
         ),
         Strategy(
             "prefix_tuning",
@@ -96,7 +91,6 @@ STRATEGIES = {
             ("prompt_tokens",),
             ("sft",),
             merges=False,
-            critic_adapter=False,
         ),
     )
 }
@@ -151,7 +145,7 @@ def check_tuning(
         fitting = [name for name, other in STRATEGIES.items() if stage in other.stages]
         reason = PROMPT_REASONS[stage] if strategy.kind == "prompt" else "a score cannot be kept in 4 bits"
         raise ConfigError(f"--tuning {strategy.name} does not go with {stage}: {reason}; take {', '.join(fitting)}")
-    if critic == "adapter" and (strategy.kind == "weights" or not strategy.critic_adapter):
+    if critic == "adapter" and strategy.kind == "weights":
         raise ConfigError(
             f"--critic adapter puts a second adapter on the policy's frozen base, which --tuning {strategy.name} does "
             "not allow: take --critic frozen, head or model, or --tuning lora"
@@ -247,7 +241,7 @@ def strategy_table() -> str:
         cells = [f"`{strategy.name}`", strategy.trains]
         cells.append(", ".join(f"`{name}`" for name in strategy.settings) or "none")
         cells += ["yes" if stage in strategy.stages else "no" for stage in STAGES]
-        cells.append("yes" if strategy.kind != "weights" and strategy.critic_adapter else "no")
+        cells.append("yes" if strategy.kind == "adapter" else "no")
         cells.append("yes" if strategy.merges else "no")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

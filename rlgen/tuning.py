@@ -312,7 +312,7 @@ def _block_outputs(model: PreTrainedModel, top_layers: int | None, *, attention:
     return found
 
 
-def _width(module: nn.Module) -> int:
+def _width(module: Any) -> int:
     return int(module.weight.shape[1] if type(module).__name__ == "Conv1D" else module.weight.shape[0])
 
 

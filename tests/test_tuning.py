@@ -133,13 +133,15 @@ def test_exactly_the_intended_parameters_change_and_survive_saving(family, name,
     assert report["optimizer_bytes"] == pytest.approx(moments, abs=4 * len(intended))  # and a step count each
 
     expected = logits(trainer.model)
-    assert (expected - logits(load_policy(folder, dtype="float32"))).abs().max() > 1e-4
+    start = load_policy(folder, dtype="float32", **loading_options(arguments(name)))
+    rounding = 0.03 if name == "qlora" else 1e-5  # TRL trains adapters on a quantized base in bfloat16
+    assert (expected - logits(start)).abs().max() > 10 * rounding
     tokenizer = load_tokenizer(folder)
     save_model(trainer.model, tokenizer, tmp_path / "saved", merge=False)
     size = sum(file.stat().st_size for file in (tmp_path / "saved").glob("*.safetensors"))
     assert report["checkpoint_bytes"] == pytest.approx(size, abs=16_000)  # the rest is the file's header
     loaded = load_policy(str(tmp_path / "saved"), dtype="float32", **loading_options(arguments(name)))
-    torch.testing.assert_close(logits(loaded), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(logits(loaded), expected, atol=rounding, rtol=1e-4)
     plain = AutoPeftModelForCausalLM if STRATEGIES[name].kind != "weights" else AutoModelForCausalLM
     if name != "qlora":
         torch.testing.assert_close(logits(plain.from_pretrained(tmp_path / "saved")), expected, atol=1e-5, rtol=1e-4)
@@ -289,7 +291,6 @@ def test_settings_that_contradict_the_strategy_are_one_clear_line(settings, mess
         ({"tuning": "p_tuning"}, "reward", {}, "of which a prompt cannot be a part; take full"),
         ({"tuning": "qlora"}, "reward", {}, "cannot be kept in 4 bits; take full"),
         ({"tuning": "full"}, "ppo", {"critic": "adapter"}, "take --critic frozen, head or model, or --tuning lora"),
-        ({"tuning": "vera"}, "ppo", {"critic": "adapter"}, "take --critic frozen, head or model, or --tuning lora"),
         ({"tuning": "prompt_tuning"}, "sft", {"packing": True}, "where --tuning prompt_tuning has one prompt"),
         ({"tuning": "prefix_tuning"}, "sft", {"gradient_checkpointing": True}, "take prompt_tuning"),
         ({"lora_init": "pissa"}, "ppo", {}, "changes the base model, but the reference is the model without"),

@@ -1,5 +1,6 @@
 """Ways of tuning under PPO: policy and reference start alike, and nothing trains but what should."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,6 @@ import torch
 from datasets import Dataset
 
 from rlgen.config import ModelArguments
-from rlgen.errors import ConfigError
 from rlgen.models import load_policy, load_tokenizer, save_model
 from rlgen.ppo import PPOConfig, PPOTrainer
 from rlgen.runs import open_run
@@ -59,6 +59,11 @@ def snapshot(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
+def logits(model: torch.nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(torch.tensor([[5, 6, 7, 8]])).logits
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_two_rollouts_train_what_the_strategy_names_and_leave_the_reference(name, tiny_llama, tiny_gpt2, tmp_path):
     if name == "qlora":
@@ -66,30 +71,26 @@ def test_two_rollouts_train_what_the_strategy_names_and_leave_the_reference(name
     settings = {"lora_r": 4} if "lora_r" in STRATEGIES[name].settings else {}
     settings |= {"unfreeze_until": 0.25} if name == "gradual" else {}
     args = ModelArguments(tuning=name, **settings)
-    beside = STRATEGIES[name].kind == "adapter" and STRATEGIES[name].critic_adapter
+    adapter = STRATEGIES[name].kind == "adapter"
     folder = tiny_gpt2 if name == "bitfit" else tiny_llama
-    trainer = make(folder, args, tmp_path / "run", "adapter" if beside else "head")
-    before = snapshot(trainer.model)
+    trainer = make(folder, args, tmp_path / "run", "adapter" if adapter else "head")
+    before, base = snapshot(trainer.model), logits(trainer.model)
     trained = {key for key, parameter in trainer.model.named_parameters() if parameter.requires_grad}
     trainer.train()
     after = snapshot(trainer.model)
     kl = [row["objective/kl"] for row in trainer.state.log_history if row.get("objective/kl") is not None]
     assert kl[0] == pytest.approx(0, abs=1e-4)  # of the first rollout
     assert abs(kl[-1]) > 1e-4
-    assert {key for key in before if not torch.equal(before[key], after[key])} == trained
-    assert (trainer.reference is None) == (STRATEGIES[name].kind == "adapter")
-    if trainer.reference is not None:
-        reference = snapshot(trainer.reference)
-        assert all(torch.equal(reference[key], before[key]) for key in before)
+    # bitsandbytes lays 4-bit weights out anew when they are first used; the base's outputs below tell of any change.
+    same_layout = {key for key in before if before[key].dtype != torch.uint8}
+    assert {key for key in same_layout if not torch.equal(before[key], after[key])} == trained
+    assert (trainer.reference is None) == adapter
+    rounding = {"atol": 0.03 if name == "qlora" else 1e-5, "rtol": 1e-4}
+    with trainer.model.disable_adapter() if adapter else nullcontext():
+        reference = logits(trainer.model if adapter else trainer.reference)
+    torch.testing.assert_close(reference, base, **rounding)
+    assert (logits(trainer.model) - base).abs().max() > 5 * rounding["atol"]
 
-    ids = torch.tensor([[5, 6, 7, 8]])
     save_model(trainer.model, load_tokenizer(folder), tmp_path / "saved", merge=False)
     loaded = load_policy(str(tmp_path / "saved"), dtype="float32", **loading_options(args))
-    with torch.no_grad():
-        torch.testing.assert_close(loaded.eval()(ids).logits, trainer.model.eval()(ids).logits, atol=1e-5, rtol=1e-4)
-
-
-def test_a_critic_cannot_have_an_adapter_that_shares_parts_between_layers(tiny_llama, tmp_path):
-    """Why the table of strategies says no: without the check the trainer itself would still refuse."""
-    with pytest.raises(ConfigError):
-        make(tiny_llama, ModelArguments(tuning="vera", lora_r=4), tmp_path, "adapter")
+    torch.testing.assert_close(logits(loaded), logits(trainer.model), **rounding)
