@@ -288,7 +288,7 @@ def _load(name_or_path: str, options: dict[str, Any]) -> PreTrainedModel:
         return load_reward_model(name_or_path, **options)
     base = load_reward_model(adapter_base(name_or_path), **options)
     adapted = PeftModel.from_pretrained(base, name_or_path)
-    merged: PreTrainedModel = adapted.merge_and_unload() if can_merge(adapted) else adapted
+    merged: PreTrainedModel = adapted.merge_and_unload() if can_merge(adapted) else adapted.get_base_model()
     return merged
 
 
