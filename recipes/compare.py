@@ -1,27 +1,36 @@
 """Compare checkpoints on held-out prompts: rewards, metrics, KL, intervals, samples, one report.
 
     rlgen compare --checkpoints base=embedded sft=runs/sft ppo=runs/ppo dpo=runs/dpo --reward_model runs/reward
+    rlgen compare --checkpoints base=embedded prompted=embedded@4shot sft=runs/sft --task reasoning
     rlgen compare --checkpoints a=PATH b=PATH --dataset_name prompts.jsonl --reward my_rewards.py:politeness
+    rlgen compare --checkpoints sft=... ppo=... --also qa=qa.jsonl@exact_match --fail_if "ppo < sft on reward"
 
 Needs two or more models (folder, adapter folder, hub id or "embedded") and held-out rows, the task's or your own. Four
 checkpoints of 135M parameters and 256 prompts take about six minutes on two CPU cores. Leaves results.json (described
-in docs/results.md), report.html, and what was generated, which a second run with more checkpoints or measures reuses.
+in docs/results.md), report.html, summary.md, and what was generated, which a second run with more checkpoints or
+measures reuses. Ends with code 3 if a condition of --fail_if holds.
 """
 
 import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
 
 import json
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
 
 from rlgen.config import TaskArguments, parse_arguments, recipe, resolved_config
+from rlgen.data import load_rows
 from rlgen.errors import ConfigError
+from rlgen.evaluation.capabilities import MARGIN, measure_capability, open_capabilities
 from rlgen.evaluation.checkpoints import check_unseen, open_checkpoints, parse_named, run_folders
 from rlgen.evaluation.compare import compare
+from rlgen.evaluation.conditions import check_conditions, judge, parse_conditions
 from rlgen.evaluation.generations import Sampling
+from rlgen.evaluation.markdown import summary_markdown
 from rlgen.evaluation.measures import choose_measures
 from rlgen.evaluation.report import write_report
 from rlgen.evaluation.rows import distinct_rows, heldout_rows
@@ -35,7 +44,8 @@ class CompareArguments:
     """What to compare, and how."""
 
     checkpoints: list[str] = field(
-        default_factory=list, metadata={"help": "Models as NAME=PATH: folder, adapter folder, hub id or embedded."}
+        default_factory=list,
+        metadata={"help": "Models as NAME=PATH: folder, adapter folder, hub id or embedded; @4shot adds examples."},
     )
     output_dir: str = field(default="runs/compare", metadata={"help": "Folder for results.json and report.html."})
     runs: list[str] = field(
@@ -54,7 +64,22 @@ class CompareArguments:
     )
     reward_model: str | None = field(default=None, metadata={"help": "Trained reward model to measure as well."})
     metrics: list[str] | None = field(
-        default=None, metadata={"help": "Measures that nothing trains on; default the task's, or rouge_l."}
+        default=None, metadata={"help": "Measures that nothing trains on, see docs/results.md; default the task's."}
+    )
+    also: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Other capabilities to try, as TASK, NAME=TASK or NAME=ROWS@METRIC,METRIC."},
+    )
+    margin: float = field(
+        default=MARGIN, metadata={"help": "Loss of another capability that does not matter, in its measure's unit."}
+    )
+    fail_if: list[str] = field(
+        default_factory=list,
+        metadata={"help": "End with code 3 if 'A < B on MEASURE [by > X] [at PLAN] [significantly]'."},
+    )
+    examples: str | None = field(
+        default=None,
+        metadata={"help": "Rows with completions for the examples of NAME=PATH@4shot; default the task's sft rows."},
     )
     max_rows: int | None = field(
         default=256, metadata={"help": "Compare on at most this many held-out prompts; none for all."}
@@ -73,6 +98,10 @@ class CompareArguments:
     kl_rows: int | None = field(
         default=128, metadata={"help": "Measure KL on so many of the prompts, in steps of 32; none for all."}
     )
+    encoder: str | None = field(
+        default=None,
+        metadata={"help": "Model whose hidden states embedding_spread compares; default the KL reference."},
+    )
     allow_different_prompts: bool = field(
         default=False, metadata={"help": "Go on where chat templates make the checkpoints see different text."}
     )
@@ -87,6 +116,8 @@ class CompareArguments:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.num_samples < 0 or (self.num_samples > 0 and self.temperature <= 0):
             raise ValueError("num_samples must not be negative, and sampling needs a temperature above 0")
+        if self.margin < 0:
+            raise ValueError(f"margin must not be negative, it is {self.margin}")
 
 
 @recipe
@@ -102,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     kl_reference = args.kl_reference or ("sft" if "sft" in named else None)
     if kl_reference and kl_reference not in named:
         raise ConfigError(f"--kl_reference {kl_reference}: no checkpoint has that name ({', '.join(named)})")
+    conditions = parse_conditions(args.fail_if)
 
     # 1. Held-out rows that no compared run has used
     task = get_task(data.task, data.task_source) if data.task else None
@@ -109,16 +141,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     split = data.dataset_train_split if not data.eval_dataset_name else "train"
     limits = [limit for limit in (args.max_rows, data.max_eval_rows) if limit is not None]
     rows, warnings = distinct_rows(heldout_rows(task, source, split=split, max_rows=min(limits, default=None)))
+    capabilities = open_capabilities(args.also, min(limits, default=None))
     checkpoints = open_checkpoints(named)
+    encoder = open_checkpoints({"encoder": args.encoder})[0] if args.encoder else None
+    examples = None
+    if args.examples:
+        examples = load_rows(args.examples, columns=["prompt", "completion"])
+    elif task and not source and any(checkpoint.shots for checkpoint in checkpoints):
+        examples = task.split("sft")
     lineage = {checkpoint.name: checkpoint.runs for checkpoint in checkpoints}
     if args.reward_model:
         lineage["reward model"] = run_folders(args.reward_model)
-    overlap = check_unseen(rows, lineage | {name: (folder,) for name, folder in curves.items()})
-    # The rows make a comparison what it is; checkpoints and measures may be added to it later.
-    run = open_run(args.output_dir, stage="compare", config=resolved_config(data) | {"max_rows": args.max_rows})
-    run.record_data("heldout", rows)
+    used = lineage | {name: (folder,) for name, folder in curves.items()}
+    overlap = check_unseen(rows, used)
+    overlaps = {other.name: check_unseen(other.rows, used) for other in capabilities}
 
-    # 2. Generate and measure
+    # 2. What is measured, and how answers are drawn
     length = args.max_new_tokens or (task.max_completion_tokens if task and not source else 64)
     samplings = [Sampling(0.0, 1, length, args.seed)]
     if args.num_samples:
@@ -134,6 +172,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         own_rows=bool(source),
         reward_config=args.reward_config,
     )
+    names = [measure.name for measure in measures]
+    names += [f"{other.name}/{measure.name}" for other in capabilities for measure in other.measures]
+    check_conditions(conditions, list(named), names, [plan.name for plan in samplings])
+    # The rows make a comparison what it is; checkpoints and measures may be added to it later.
+    run = open_run(args.output_dir, stage="compare", config=resolved_config(data) | {"max_rows": args.max_rows})
+    run.record_data("heldout", rows)
+    for capability in capabilities:
+        run.record_data(f"also-{capability.name}", capability.rows)
+
+    # 3. Generate and measure
     results = compare(
         checkpoints,
         rows,
@@ -145,20 +193,44 @@ def main(argv: Sequence[str] | None = None) -> None:
         kl_rows=args.kl_rows,
         batch_size=args.batch_size,
         allow_different_prompts=args.allow_different_prompts,
+        encoder=encoder,
+        examples=examples,
         warnings=warnings,
     )
+    results["capabilities"] = [
+        measure_capability(
+            capability,
+            checkpoints,
+            samplings,
+            folder=run.path,
+            heldout_check=overlaps[capability.name],
+            margin=args.margin,
+            batch_size=args.batch_size,
+            allow_different_prompts=args.allow_different_prompts,
+        )
+        for capability in capabilities
+    ]
+    results["conditions"] = judge(conditions, results)
     results |= {"heldout_check": overlap, "config": resolved_config(args, data), "versions": run.record["versions"]}
 
-    # 3. Report
+    # 4. Report
     write_atomic(run.path / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     own_runs = {name: folders[0] for name, folders in lineage.items() if folders}
+    command = shlex.join(["rlgen", "compare", *(sys.argv[1:] if argv is None else argv)])
+    write_atomic(run.path / "summary.md", summary_markdown(results, command))
     report = write_report(run.path, results, own_runs | curves)
     run.finish({"verdict": results["verdict"]})
     console = Console()
     console.print(results_table(results))
-    for sentence in results["verdict"]:
+    verdicts = [verdict["sentence"] for other in results["capabilities"] for verdict in other["verdicts"]]
+    for sentence in [*results["verdict"], *verdicts]:
         console.print(sentence, soft_wrap=True, highlight=False, markup=False)
     print(f"report: {report}")
+    failed = [condition for condition in results["conditions"] if condition["failed"]]
+    for condition in failed:
+        sys.stderr.write(f"failed: {condition['condition']}: {condition['reason']}\n")
+    if failed:
+        raise SystemExit(3)
 
 
 if __name__ == "__main__":

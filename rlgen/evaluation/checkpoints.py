@@ -17,6 +17,7 @@ from huggingface_hub import snapshot_download
 from rlgen.data import row_hash
 from rlgen.errors import ConfigError, DataError, ModelError
 from rlgen.models import adapter_base, is_adapter, resolve_model
+from rlgen.templates import Shots, split_shots
 
 # What decides a model's output. Nothing else in a run folder (logs, optimizer, critic) does.
 _MODEL_FILES = (
@@ -43,12 +44,14 @@ class Checkpoint:
         path: What the user gave: folder, adapter folder, hub id or "embedded".
         fingerprint: Hash of its weights, configuration and tokenizer.
         runs: Run folders it came from: its own and, for an adapter, its base's.
+        shots: Examples that it is given before each prompt; None for the prompt as it is.
     """
 
     name: str
     path: str
     fingerprint: str
     runs: tuple[str, ...] = ()
+    shots: Shots | None = None
 
 
 def parse_named(entries: Sequence[str], flag: str) -> dict[str, str]:
@@ -73,18 +76,42 @@ def parse_named(entries: Sequence[str], flag: str) -> dict[str, str]:
 def open_checkpoints(named: Mapping[str, str]) -> list[Checkpoint]:
     """Find and fingerprint the models of a comparison without loading them.
 
+    Args:
+        named: Folder, adapter folder, hub id or "embedded" by name, with `@4shot` at the end for examples in the
+            prompt, see `rlgen.templates`.
+
     Raises:
+        ConfigError: What stands after `@` is malformed.
         ModelError: One of them does not exist or holds no model.
     """
     checkpoints = []
-    for name, path in named.items():
+    for name, given in named.items():
+        path, shots = split_shots(given)
         try:
             folder = _local_folder(path)
             runs = tuple(run for run in _lineage(folder) if (Path(run) / "run.json").is_file())
-            checkpoints.append(Checkpoint(name, path, _fingerprint(folder), runs))
+            checkpoints.append(Checkpoint(name, path, _fingerprint(folder), runs, shots))
         except ModelError as error:
             raise ModelError(f"checkpoint {name}: {error}") from error
     return checkpoints
+
+
+def check_same_models(checkpoints: Sequence[Checkpoint]) -> list[str]:
+    """Warn about checkpoints that are one and the same model under two names.
+
+    Returns:
+        Warnings, one line each.
+    """
+    first: dict[tuple[str, str], str] = {}
+    warnings = []
+    for checkpoint in checkpoints:
+        other = first.setdefault((checkpoint.fingerprint, str(checkpoint.shots)), checkpoint.name)
+        if other != checkpoint.name:
+            warnings.append(
+                f"checkpoints {other} and {checkpoint.name} are the same model: weights, configuration and tokenizer "
+                "are equal"
+            )
+    return warnings
 
 
 def check_same_prompts(
@@ -103,8 +130,8 @@ def check_same_prompts(
     Raises:
         ConfigError: Two checkpoints render a prompt differently; the message shows where.
     """
-    first, *others = rendered
     warnings = []
+    first, *others = rendered or [""]
     for other in others:
         pairs = enumerate(zip(rendered[first], rendered[other], strict=True))
         differing = next(((index, left, right) for index, (left, right) in pairs if left != right), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,17 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from rlgen.data import fingerprint, prompt_text, row_hashes
 from rlgen.errors import ConfigError, DataError
-from rlgen.evaluation.checkpoints import Checkpoint, check_same_prompts
+from rlgen.evaluation.assemble import Answers, assemble
+from rlgen.evaluation.checkpoints import Checkpoint, check_same_models, check_same_prompts
+from rlgen.evaluation.computed import (
+    Computed,
+    add_embedding_spread,
+    add_kl,
+    add_log_perplexity,
+    corpus_level,
+    nothing_computed,
+)
 from rlgen.evaluation.generations import (
     CHUNK,
     Generated,
@@ -30,25 +38,26 @@ from rlgen.evaluation.generations import (
     read_tokenizers,
     vocabulary_hash,
 )
-from rlgen.evaluation.measures import Measure, Scores, check_unique, combined, is_model, score_side_by_side
-from rlgen.evaluation.metrics import DistinctN
-from rlgen.evaluation.results import SCHEMA_VERSION, compare_all, compare_methods, number, summarize, verdicts
+from rlgen.evaluation.likelihood import Likelihood, reference_likelihoods
+from rlgen.evaluation.measures import (
+    Measure,
+    Scores,
+    check_unique,
+    combined,
+    is_model,
+    score_groups,
+    score_side_by_side,
+)
+from rlgen.evaluation.metrics import EMBEDDING_SPREAD, LOG_PERPLEXITY
+from rlgen.evaluation.results import number
 from rlgen.generation import Prompt, render_prompts
+from rlgen.templates import choose_examples, with_examples
 
 logger = logging.getLogger(__name__)
 
-DISTINCT = Measure(
-    "distinct_2",
-    "Share of different word pairs among all word pairs of a checkpoint's completions; low where they sound alike.",
-    "diagnostic",
-    None,
-)
-
 # Units of work per completion, as they compare with prompts several times as long as completions.
-GENERATING, SCORING, JUDGING = 4, 2, 1
+GENERATING, SCORING, JUDGING, ENCODING = 4, 2, 1, 1
 
-# by sampling plan, then by checkpoint
-Answers = dict[str, dict[str, Generated]]
 Ratios = dict[str, dict[str, Scores]]
 Logprobs = list[list[list[float]]]  # per prompt, sample and token
 
@@ -67,6 +76,10 @@ class _Setup:
     comparable: frozenset[str]  # checkpoints whose tokens and prompts are those of the KL reference
     kl_prompts: int  # how many of the prompts the KL is measured on
     batch_size: int
+    references: Sequence[Any] = ()  # per prompt: one text, several, or None; empty where no measure needs them
+    likely: frozenset[str] = frozenset()  # checkpoints under which the references' probability is measured
+    encoder: Checkpoint | None = None  # whose hidden states tell how far samples lie apart
+    asked: Mapping[str, Sequence[Prompt]] = field(default_factory=dict)  # by checkpoint, with its examples
 
     @property
     def plans(self) -> list[str]:
@@ -91,6 +104,8 @@ def compare(
     kl_rows: int | None = None,
     batch_size: int = 16,
     allow_different_prompts: bool = False,
+    encoder: Checkpoint | None = None,
+    examples: Dataset | None = None,
     warnings: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Compare checkpoints and return what results.json holds.
@@ -109,6 +124,8 @@ def compare(
         kl_rows: Measure it on the first so many rows, rounded up to whole chunks; None takes all.
         batch_size: Prompts per batch of generation, completions per batch of scoring.
         allow_different_prompts: Go on where chat templates differ, with a warning.
+        encoder: Reads the samples for `embedding_spread`; None takes the KL reference, or the first checkpoint.
+        examples: Rows with `prompt` and `completion` to take the examples of few-shot checkpoints from.
         warnings: What is known to weaken the comparison, for the record.
 
     Raises:
@@ -125,12 +142,26 @@ def compare(
         raise DataError("there are no held-out rows to compare on")
     tokenizers = read_tokenizers(checkpoints)
     prompts = list(rows["prompt"])
-    rendered = {name: render_prompts(tokenizer, prompts) for name, tokenizer in tokenizers.items()}
+    asked = {checkpoint.name: _with_examples(checkpoint, rows, examples) for checkpoint in checkpoints}
+    rendered = {name: render_prompts(tokenizer, asked[name]) for name, tokenizer in tokenizers.items()}
+    # Examples make prompts differ by design; what must be the same is the prompt that they stand before.
+    bare = {
+        checkpoint.name: render_prompts(tokenizers[checkpoint.name], prompts)
+        for checkpoint in checkpoints
+        if checkpoint.shots is None or checkpoint.shots.style == "chat"
+    }
     vocabularies = {name: vocabulary_hash(tokenizer) for name, tokenizer in tokenizers.items()}
+    measured = {measure.name for measure in measures if measure.score is None and measure.group is None}
+    # Token by token, a probability means something else in another vocabulary.
+    likely = [n for n in names if LOG_PERPLEXITY in measured and vocabularies[n] == vocabularies[names[0]]]
     warnings = [
         *warnings,
-        *check_same_prompts(rendered, vocabularies, allow_different=allow_different_prompts),
+        *check_same_models(checkpoints),
+        *check_same_prompts(bare, vocabularies, allow_different=allow_different_prompts),
     ]
+    if likely and len(likely) < len(names):
+        others = ", ".join(name for name in names if name not in likely)
+        warnings.append(f"{LOG_PERPLEXITY} is not measured for {others}: other tokens than those of {names[0]}")
     comparable = frozenset(
         name
         for name in names
@@ -152,11 +183,46 @@ def compare(
         comparable,
         len(prompts) if kl_rows is None else min(len(prompts), math.ceil(kl_rows / CHUNK) * CHUNK),
         batch_size,
+        list(rows["reference"]) if "reference" in rows.column_names else [None] * len(rows),
+        frozenset(likely),
+        _encoder(checkpoints, kl_reference, encoder) if EMBEDDING_SPREAD in measured else None,
+        asked,
     )
     steps = Steps(_work(setup, measures))
-    answers, ratios = _generate(setup, steps)
-    scores = _score_all(rows, answers, ratios, measures, steps)
-    return _assemble(setup, rows, measures, task, answers, scores, warnings)
+    answers, ratios, likelihoods = _generate(setup, steps)
+    computed = _compute(setup, answers, ratios, likelihoods, steps)
+    scores = _score_all(rows, answers, computed, measures, steps)
+    results = assemble(
+        checkpoints,
+        rows,
+        samplings,
+        measures,
+        answers,
+        scores,
+        task=task,
+        kl_reference=kl_reference,
+        warnings=warnings,
+    )
+    for name, by_plan in corpus_level(measures, setup.references, answers, likelihoods).items():
+        for plan, entries in by_plan.items():
+            for measure, more in entries.items():
+                results["summary"][name][plan][measure] |= {key: number(value) for key, value in more.items()}
+    return results
+
+
+def _encoder(checkpoints: Sequence[Checkpoint], kl_reference: str | None, given: Checkpoint | None) -> Checkpoint:
+    return given or next((c for c in checkpoints if c.name == kl_reference), checkpoints[0])
+
+
+def _with_examples(checkpoint: Checkpoint, rows: Dataset, examples: Dataset | None) -> list[Prompt]:
+    """What a checkpoint is asked."""
+    prompts = list(rows["prompt"])
+    if checkpoint.shots is None:
+        return prompts
+    if examples is None and checkpoint.shots.number:
+        raise ConfigError(f"checkpoint {checkpoint.name}: examples need rows; give --task NAME or --examples FILE")
+    chosen = choose_examples(examples, checkpoint.shots, rows) if examples is not None else []
+    return with_examples(prompts, chosen, checkpoint.shots.style)
 
 
 def _work(setup: _Setup, measures: Sequence[Measure]) -> int:
@@ -166,11 +232,16 @@ def _work(setup: _Setup, measures: Sequence[Measure]) -> int:
     return samples * (
         (GENERATING + JUDGING * models) * len(setup.prompts) * len(setup.checkpoints)
         + SCORING * 2 * setup.kl_prompts * len(setup.scored)
-    )
+        + ENCODING * len(setup.prompts) * len(setup.checkpoints) * bool(setup.encoder)
+    ) + SCORING * len(setup.prompts) * len(setup.likely)
 
 
-def _generate(setup: _Setup, steps: Steps) -> tuple[Answers, Ratios]:
-    """Completions of every checkpoint and their log-ratios to the reference, one model in memory at a time."""
+def _generate(setup: _Setup, steps: Steps) -> tuple[Answers, Ratios, dict[str, list[Likelihood]]]:
+    """Completions of every checkpoint, their log-ratios to the reference, and how likely it finds the human answers.
+
+    One model is in memory at a time.
+    """
+    likelihoods: dict[str, list[Likelihood]] = {}
     by_checkpoint: dict[str, dict[str, Generated]] = {}
     own: dict[str, dict[str, Logprobs]] = {}
     for checkpoint in setup.checkpoints:
@@ -179,7 +250,7 @@ def _generate(setup: _Setup, steps: Steps) -> tuple[Answers, Ratios]:
             by_checkpoint[name] = generate_cached(
                 policy,
                 setup.tokenizers[name],
-                setup.prompts,
+                setup.asked[name],
                 setup.rendered[name],
                 setup.samplings,
                 Store(setup.folder / "generations" / f"{name}.jsonl"),
@@ -188,13 +259,50 @@ def _generate(setup: _Setup, steps: Steps) -> tuple[Answers, Ratios]:
             )
             if name in setup.scored:
                 own[name] = _logprobs(setup, policy, name, by_checkpoint[name], steps)
+            if name in setup.likely:
+                likelihoods[name] = reference_likelihoods(
+                    policy,
+                    setup.tokenizers[name],
+                    setup.asked[name],
+                    setup.rendered[name],
+                    setup.references,
+                    Store(setup.folder / "likelihoods" / f"{name}.jsonl"),
+                    batch_size=setup.batch_size,
+                    advance=partial(steps.advance, SCORING),
+                )
     answers = {plan: {name: by_checkpoint[name][plan] for name in by_checkpoint} for plan in setup.plans}
     reference = next((c for c in setup.checkpoints if c.name == setup.kl_reference), None)
     if reference is None:
-        return answers, {plan: {} for plan in setup.plans}
+        return answers, {plan: {} for plan in setup.plans}, likelihoods
     with loaded(reference) as policy:
         theirs = {name: _logprobs(setup, policy, name, by_checkpoint[name], steps) for name in setup.scored}
-    return answers, {plan: _log_ratios(setup, plan, answers[plan], own, theirs) for plan in setup.plans}
+    ratios = {plan: _log_ratios(setup, plan, answers[plan], own, theirs) for plan in setup.plans}
+    return answers, ratios, likelihoods
+
+
+def _compute(
+    setup: _Setup,
+    answers: Answers,
+    ratios: Ratios,
+    likelihoods: Mapping[str, Sequence[Likelihood]],
+    steps: Steps,
+) -> Computed:
+    """Scores of the measures that take a model."""
+    computed = nothing_computed(answers)
+    if setup.kl_reference:
+        add_kl(computed, answers, ratios, setup.kl_reference)
+    add_log_perplexity(computed, answers, likelihoods)
+    if setup.encoder:
+        add_embedding_spread(
+            computed,
+            answers,
+            setup.encoder,
+            setup.folder,
+            batch_size=setup.batch_size,
+            steps=steps,
+            units=ENCODING,
+        )
+    return computed
 
 
 def _logprobs(
@@ -204,7 +312,7 @@ def _logprobs(
     return logprobs_cached(
         policy,
         setup.tokenizers[name],
-        setup.prompts[: setup.kl_prompts],
+        setup.asked[name][: setup.kl_prompts],
         generated,
         setup.samplings,
         Store(setup.folder / "logprobs" / f"{name}.jsonl"),
@@ -234,7 +342,7 @@ def _log_ratios(
 
 
 def _score_all(
-    rows: Dataset, answers: Answers, ratios: Ratios, measures: Sequence[Measure], steps: Steps
+    rows: Dataset, answers: Answers, computed: Computed, measures: Sequence[Measure], steps: Steps
 ) -> dict[str, dict[str, dict[str, Scores]]]:
     """All scores by sampling plan, checkpoint and measure, measures in their order."""
     authors = {
@@ -256,100 +364,11 @@ def _score_all(
         for measure in measures:
             if measure.terms:
                 by_measure[measure.name] = combined(measure, by_measure, authors[plan, name])
+            elif measure.group:
+                by_measure[measure.name] = score_groups(measure, authors[plan, name], by_measure)
             elif measure.score is None:
-                by_measure[measure.name] = ratios[plan].get(name, nothing)
+                by_measure[measure.name] = computed[plan][name].get(measure.name, nothing)
     return {
         plan: {name: {m.name: values[plan, name][m.name] for m in measures} for name in by_name}
         for plan, by_name in answers.items()
     }
-
-
-def _assemble(
-    setup: _Setup,
-    rows: Dataset,
-    measures: Sequence[Measure],
-    task: str | None,
-    answers: Answers,
-    scores: Mapping[str, Mapping[str, Mapping[str, Scores]]],
-    warnings: list[str],
-) -> dict[str, Any]:
-    summary = summarize(scores)
-    for sampling, by_name in answers.items():
-        for name, generated in by_name.items():
-            texts = [sample.text for samples in generated.completions for sample in samples]
-            share = DistinctN(keep_in_memory=True).compute(predictions=texts, n=2)["distinct_2"]
-            summary[name][sampling][DISTINCT.name] = {
-                "n": len(rows),
-                "mean": number(share),
-                "ci_low": None,
-                "ci_high": None,
-            }
-    results: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "verdict": [],
-        "warnings": warnings,
-        "task": task,
-        "n_prompts": len(rows),
-        "data_fingerprint": fingerprint(rows),
-        "checkpoints": [
-            {
-                "name": checkpoint.name,
-                "path": checkpoint.path,
-                "fingerprint": checkpoint.fingerprint,
-                "runs": list(checkpoint.runs),
-            }
-            for checkpoint in setup.checkpoints
-        ],
-        "sampling": [{"name": sampling.name, **asdict(sampling)} for sampling in setup.samplings],
-        "kl_reference": setup.kl_reference,
-        "measures": [*(measure.entry() for measure in measures), DISTINCT.entry()],
-        "comparisons": compare_all(scores, measures),
-        "methods": compare_methods(scores, measures),
-        "summary": summary,
-        "generation_seconds": {
-            sampling: {name: round(generated.seconds, 1) for name, generated in by_name.items()}
-            for sampling, by_name in answers.items()
-        },
-    }
-    results["verdict"] = verdicts(results)
-    results["samples"] = [
-        sample for sampling in answers for sample in _samples(sampling, rows, answers[sampling], scores[sampling])
-    ]
-    return results
-
-
-def _samples(
-    sampling: str,
-    rows: Dataset,
-    answers: Mapping[str, Generated],
-    scores: Mapping[str, Mapping[str, Scores]],
-) -> list[dict[str, Any]]:
-    """One record per prompt: what was asked, what a human wrote, and what each checkpoint wrote with its scores."""
-    samples = []
-    for index, (row, row_id) in enumerate(zip(rows, row_hashes(rows), strict=True)):
-        texts = {
-            name: [
-                {
-                    "text": sample.text,
-                    "tokens": len(sample.token_ids),
-                    "finished": sample.finished,
-                    "scores": {
-                        measure: None if values[index][k] is None else number(values[index][k])  # type: ignore[arg-type]
-                        for measure, values in scores[name].items()
-                    },
-                }
-                for k, sample in enumerate(generated.completions[index])
-            ]
-            for name, generated in answers.items()
-        }
-        samples.append(
-            {
-                "id": row_id,
-                "sampling": sampling,
-                "prompt": prompt_text(row["prompt"]),
-                "code": row.get("code"),
-                "reference": row.get("reference"),
-                "completions": texts,
-            }
-        )
-    return samples

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +106,22 @@ class Steps:
 
     Args:
         total: Units of work; one takes about the same time whatever the work is.
+        name: What is being done.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, name: str = "compare") -> None:
         self.total = total
+        self.name = name
         self.done = 0
 
     def advance(self, units_each: int, count: int) -> None:
         """Report `count` more pieces of work, of so many units each, as done."""
         self.done += units_each * count
-        report_progress("compare", self.done, self.total)
+        report_progress(self.name, self.done, self.total)
+
+    def advance_one(self, count: int) -> None:
+        """Report `count` pieces of one unit each."""
+        self.advance(1, count)
 
 
 @dataclass
@@ -149,7 +156,9 @@ class Loaded:
         return self._model
 
     def free(self) -> None:
-        """Give the memory back."""
+        """Give the memory back, if any was taken: looking for it takes a moment."""
+        if self._model is None:
+            return
         self._model = None
         release_memory()
         if torch.cuda.is_available():
@@ -168,12 +177,19 @@ def loaded(checkpoint: Checkpoint) -> Iterator[Loaded]:
 
 def read_tokenizers(checkpoints: Sequence[Checkpoint]) -> dict[str, PreTrainedTokenizerBase]:
     """Tokenizer of every checkpoint by name."""
-    return {checkpoint.name: load_tokenizer(checkpoint.path) for checkpoint in checkpoints}
+    return {checkpoint.name: _tokenizer(checkpoint.path, checkpoint.fingerprint) for checkpoint in checkpoints}
 
 
+@cache
+def _tokenizer(path: str, fingerprint: str) -> PreTrainedTokenizerBase:
+    """Read a tokenizer once for all comparisons of one command."""
+    return load_tokenizer(path)
+
+
+@cache
 def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of the mapping from tokens to ids."""
-    return _hash(sorted(tokenizer.get_vocab().items()))
+    return content_hash(sorted(tokenizer.get_vocab().items()))
 
 
 def generate_cached(
@@ -206,7 +222,7 @@ def generate_cached(
     for start in range(0, len(prompts), CHUNK):
         chunk = slice(start, start + CHUNK)
         keys = {
-            sampling: _hash([policy.checkpoint.fingerprint, asdict(sampling), start, rendered[chunk]])
+            sampling: content_hash([policy.checkpoint.fingerprint, asdict(sampling), start, rendered[chunk]])
             for sampling in samplings
         }
         for plans in _sharing_a_batch([sampling for sampling in samplings if store.get(keys[sampling]) is None]):
@@ -221,7 +237,7 @@ def generate_cached(
                 num_generations=sum(plan.num_samples for plan in plans),
                 batch_size=batch_size,
                 # Its own seed per chunk, so that a resumed run draws what an uninterrupted one would.
-                seed=int(_hash([plans[0].seed, start]), 16) % 2**31,
+                seed=int(content_hash([plans[0].seed, start]), 16) % 2**31,
             )
             samples = _by_plan(plans, [[asdict(sample) for sample in row] for row in answers])
             records = {keys[plan]: rows for plan, rows in samples.items()}
@@ -299,7 +315,7 @@ def logprobs_cached(
     for number, start in enumerate(range(0, len(prompts), CHUNK)):
         chunk = slice(start, start + CHUNK)
         keys = {
-            sampling: _hash([policy.checkpoint.fingerprint, "logprobs", generated[sampling.name].keys[number]])
+            sampling: content_hash([policy.checkpoint.fingerprint, "logprobs", generated[sampling.name].keys[number]])
             for sampling in samplings
         }
         missing = [sampling for sampling in samplings if store.get(keys[sampling]) is None]
@@ -335,5 +351,6 @@ def log_ratio(own: Sequence[Sequence[Sequence[float]]], reference: Any) -> list[
     ]
 
 
-def _hash(content: Any) -> str:
+def content_hash(content: Any) -> str:
+    """Short hash of anything that JSON can write, by which results are kept."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

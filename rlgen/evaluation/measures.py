@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from datasets import Dataset
 
 from rlgen.errors import ConfigError, RewardError
-from rlgen.evaluation.metrics import METRICS, Score, length_tokens, truncated
+from rlgen.evaluation.metrics import (
+    METRICS,
+    Group,
+    Score,
+    length_tokens,
+    missing_column,
+    parse_pass,
+    pass_group,
+    truncated,
+    unknown_metric,
+)
 from rlgen.rewards.build import load_composite
 from rlgen.rewards.check import check_rewards, checked, reward_name
 from rlgen.rewards.compose import add_up, call_reward
@@ -40,6 +51,8 @@ class Measure:
         higher_is_better: Direction, None where there is none.
         score: Function with the signature of a reward; None for a measure that is computed otherwise.
         terms: For a weighted sum, the names of the measures it adds, with their weights.
+        group: Function of the texts of one prompt's samples, whose answer stands for all of them.
+        over: What the group function reads in place of texts: the scores of the measure of this name.
         mix: What else is done to those measures before they are added.
     """
 
@@ -49,6 +62,8 @@ class Measure:
     higher_is_better: bool | None
     score: Score | None = None
     terms: tuple[tuple[str, float], ...] = ()
+    group: Group | None = None
+    over: str | None = None
     mix: CompositeReward | None = None
 
     def entry(self) -> dict[str, Any]:
@@ -111,21 +126,33 @@ def metric_measures(
         columns: Columns of the held-out rows.
 
     Raises:
-        ConfigError: ROUGE-L is asked for and there is no `reference` column.
+        ConfigError: The rows lack a column that a metric reads.
     """
-    known = {**METRICS, **available}
     if names is None:
-        names = [name for name in known if name in available or "reference" in columns]
-    measures = []
-    for name in dict.fromkeys(names):
-        if name == "rouge_l" and "reference" not in columns:
-            raise ConfigError(
-                f"metric rouge_l needs a 'reference' or 'completion' column (found: {', '.join(columns)})"
-            )
-        function = known.get(name) or load(name)
-        label = name if name in known else reward_name(function)
-        measures.append(Measure(label, _first_line(function) or f"Metric {label}.", "metric", True, function))
-    return measures
+        names = list(dict.fromkeys([*(["rouge_l"] if "reference" in columns else []), *available]))
+    return [_metric_measure(name, available, load, columns) for name in dict.fromkeys(names)]
+
+
+def _metric_measure(
+    name: str, available: Mapping[str, Score], load: Callable[[str], Score], columns: Sequence[str]
+) -> Measure:
+    passing = parse_pass(name)
+    if passing:
+        k, over = passing
+        description = f"Probability that one of {k} samples of a prompt or more passes {over}."
+        return Measure(name, description, "metric", True, group=pass_group(k, over), over=over)
+    if name in METRICS:
+        problem = missing_column(name, columns)
+        if problem:
+            raise ConfigError(problem)
+    if name in METRICS and name not in available:
+        metric = METRICS[name]
+        return Measure(
+            name, metric.description, metric.kind, metric.higher_is_better, metric.score, group=metric.group
+        )
+    function = available.get(name) or load(name)
+    label = name if name in available else reward_name(function)
+    return Measure(label, _first_line(function) or f"Metric {label}.", "metric", True, function)
 
 
 def diagnostic_measures(kl_reference: str | None) -> list[Measure]:
@@ -141,7 +168,15 @@ def diagnostic_measures(kl_reference: str | None) -> list[Measure]:
             "greedy ones it is the log-ratio of what was written."
         )
         measures.append(Measure(f"kl_{kl_reference}", description, "diagnostic", None))
+        each = f"The same divided by the number of the completion's tokens, in nats per token: kl_{kl_reference} "
+        each += "grows with length, this does not."
+        measures.append(Measure(token_kl(kl_reference), each, "diagnostic", None))
     return measures
+
+
+def token_kl(kl_reference: str) -> str:
+    """Name of the KL per token to a checkpoint."""
+    return f"token_kl_{kl_reference}"
 
 
 def choose_measures(
@@ -170,7 +205,7 @@ def choose_measures(
         reward_config: File or run folder of a composition in place of rewards and weights.
 
     Raises:
-        ConfigError: Two measures share a name, or weights do not fit.
+        ConfigError: Two measures share a name, a metric is unknown, or weights do not fit.
         RewardError: A reward or metric cannot be loaded or breaks the reward contract.
     """
     default_task = None if own_rows else task
@@ -190,9 +225,19 @@ def choose_measures(
         description = f"Score of the trained reward model {reward_model}."
         measures.append(Measure(name, description, "reward", True, judge))
     available = default_task.metrics if default_task else {}
-    measures += metric_measures(metrics, available, lambda name: load_reward(name, task=task), rows.column_names)
+
+    def load(name: str) -> Score:
+        try:
+            return load_reward(name, task=task)
+        except RewardError as error:
+            if not re.fullmatch(r"\w+", name):  # it says where the reward is, and the error knows what is wrong there
+                raise
+            raise unknown_metric(name, list(available)) from error
+
+    measures += metric_measures(metrics, available, load, rows.column_names)
     measures += diagnostic_measures(kl_reference)
     check_unique(measures)
+    check_pass(measures)
     tried = [measure.score for measure in measures if measure.score and measure.kind != "diagnostic"]
     check_rewards([checked(score) for score in tried], rows, probe=False)
     return measures
@@ -208,6 +253,21 @@ def check_unique(measures: Sequence[Measure]) -> None:
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ConfigError(f"measure '{doubled[0]}' is named twice; rename the function or leave one of the two out")
+
+
+def check_pass(measures: Sequence[Measure]) -> None:
+    """Refuse a `pass@K:MEASURE` whose measure is not there to be read, one score per completion.
+
+    Raises:
+        ConfigError: There is no such measure, or it is no score of completions.
+    """
+    readable = [measure.name for measure in measures if measure.score]
+    for measure in measures:
+        if measure.over is not None and measure.over not in readable:
+            raise ConfigError(
+                f"metric {measure.name}: '{measure.over}' is not measured for every completion; add it to --metrics "
+                f"(measured: {', '.join(readable)})"
+            )
 
 
 def score_completions(score: Score, rows: Dataset, completions: Sequence[Sequence[Completion]]) -> Scores:
@@ -283,6 +343,23 @@ def score_side_by_side(
         ]
         for author in authors
     }
+
+
+def score_groups(
+    measure: Measure, completions: Sequence[Sequence[Completion]], scores: Mapping[str, Scores]
+) -> Scores:
+    """Score all samples of a prompt together; each of them gets the prompt's number.
+
+    Args:
+        measure: One with a `group`.
+        completions: Per prompt, its samples.
+        scores: What is measured already, by name.
+    """
+    assert measure.group is not None
+    read: Sequence[Sequence[Any]] = (
+        scores[measure.over] if measure.over else [[sample.text for sample in samples] for samples in completions]
+    )
+    return [[measure.group(values)] * len(values) for values in read]
 
 
 def is_model(score: Score | None) -> bool:

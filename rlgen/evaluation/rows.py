@@ -35,6 +35,11 @@ def heldout_rows(
         rows = task.split("heldout", max_rows)
     else:
         raise ConfigError("there are no rows to compare on; give --task NAME or --dataset_name FILE")
+    return with_reference(rows)
+
+
+def with_reference(rows: Dataset) -> Dataset:
+    """The rows with the text of their known answers as `reference`, if they have such answers and no such column."""
     if "reference" not in rows.column_names and "completion" in rows.column_names:
         rows = rows.add_column("reference", [completion_text(value or "") for value in rows["completion"]])
     return rows

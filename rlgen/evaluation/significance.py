@@ -106,13 +106,15 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction for several tests (Holm 1979); NaN stays NaN and does not count."""
-    from statsmodels.stats.multitest import multipletests  # only here: it takes a third of a second to import
+    """Holm's correction for several tests (Holm 1979); NaN stays NaN and does not count.
 
+    As `statsmodels.stats.multitest.multipletests`, which collects garbage in every call: a comparison has hundreds.
+    """
     corrected = np.array(p_values, dtype=float)
-    known = ~np.isnan(corrected)
-    if known.any():
-        corrected[known] = multipletests(corrected[known], method="holm")[1]
+    known = np.flatnonzero(~np.isnan(corrected))
+    order = known[np.argsort(corrected[known])]
+    steps = corrected[order] * np.arange(len(order), 0, -1)
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return [float(value) for value in corrected]
 
 

@@ -1,4 +1,4 @@
-"""The comparison as a table for the terminal."""
+"""Results as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -35,4 +35,26 @@ def results_table(results: Mapping[str, Any]) -> Table:
             interval = f"\n[{signed(paired.low)}, {signed(paired.high)}]" if paired.n > 1 else ""
             cells.append(Text(signed(paired.difference) + interval, style="bold" if paired.shown else "dim"))
         table.add_row(*cells)
+    return table
+
+
+def overoptimization_table(name: str, result: Mapping[str, Any], most: int = 12) -> Table:
+    """Gains of proxy and gold over the start along a curve, with 95% intervals.
+
+    Args:
+        name: of the curve.
+        result: what `rlgen.evaluation.overoptimization.summarize` returned.
+        most: so many of its points are shown, evenly spaced, the last one among them.
+    """
+    table = Table(title=f"{name}: gain over the start, in standard deviations of its samples", title_justify="left")
+    table.add_column("point")
+    for heading in ("KL", "proxy", "gold"):
+        table.add_column(heading, justify="right")
+    points = result["points"]
+    shown = sorted({round(i * (len(points) - 1) / max(most - 1, 1)) for i in range(most)})
+    for point in (points[i] for i in shown):
+        cells = [
+            f"{signed(e['gain'])} [{signed(e['low'])}, {signed(e['high'])}]" for e in (point["proxy"], point["gold"])
+        ]
+        table.add_row(Text(point["label"]), f"{point['kl']:.3f}", *(Text(cell) for cell in cells))
     return table

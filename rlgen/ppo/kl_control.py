@@ -45,3 +45,15 @@ class KLControl:
             self.kl_coef = adapted_kl_coef(
                 self.kl_coef, self.observed, target=self.target, episodes=episodes, horizon=self.horizon
             )
+
+    def tighten(self, factor: float, *, resumed: bool = False) -> None:
+        """Raise the weight from outside, for good: an adaptive one gets a target that is as much lower.
+
+        Args:
+            factor: above 1.
+            resumed: repeat it in a resumed run, whose checkpoint has kept an adaptive weight, but not its target.
+        """
+        if self.target is not None:
+            self.target /= factor
+        if self.target is None or not resumed:
+            self.kl_coef *= factor

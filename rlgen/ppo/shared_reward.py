@@ -110,7 +110,7 @@ def share_reward_models(rewards: Sequence[Any], policy: PeftModel, autocast: Aut
     and a warning says why.
 
     Args:
-        rewards: reward functions; of them the `RewardModel`s and the checked ones around such.
+        rewards: reward functions; of them the `RewardModel`s (no ensembles) and the checked ones around such.
         policy: the model that is trained.
         autocast: entered around forward passes.
 
@@ -120,7 +120,8 @@ def share_reward_models(rewards: Sequence[Any], policy: PeftModel, autocast: Aut
     shared = []
     for place, reward in enumerate(rewards):
         model = getattr(reward, "function", reward)
-        if not isinstance(model, RewardModel) or not is_adapter(folder := resolve_model(model.name_or_path)):
+        # An ensemble is no adapter: it keeps the one base that its members share.
+        if type(model) is not RewardModel or not is_adapter(folder := resolve_model(model.name_or_path)):
             continue
         try:
             with torch.random.fork_rng(devices=[]):  # PEFT draws fresh weights before these are put in their place

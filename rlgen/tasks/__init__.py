@@ -1,7 +1,8 @@
 """Tasks: where the rows come from, how they are split, and which rewards and metrics judge them.
 
 A task is one module with `build(source: str | None) -> Task`. Shipped tasks are found by name; a task of your own is
-a file (`my_task.py`) and needs no registration.
+a file and needs no registration: Python (`my_task.py`), or YAML that names a data set (`my_task.yaml`, see
+`rlgen.tasks.from_yaml`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,18 @@ from rlgen.errors import ConfigError
 
 SPLITS = ("sft", "preference", "rl", "validation", "heldout")
 
-_REGISTRY: dict[str, str] = {"docstring": "rlgen.tasks.docstring"}
+_SHIPPED = (
+    "augmentation",
+    "code_generation",
+    "controlled",
+    "dialogue",
+    "docstring",
+    "instructions",
+    "reasoning",
+    "summarization",
+    "translation",
+)
+_REGISTRY: dict[str, str] = {name: f"rlgen.tasks.{name}" for name in _SHIPPED}
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,7 @@ class Task:
         metrics: Measures for evaluation only, with the signature of a reward.
         max_prompt_tokens: Longest prompt in tokens that training keeps.
         max_completion_tokens: Longest completion in tokens.
+        public_data: A public data set for a full-size run: hub id, and what it needs to become rows of this task.
     """
 
     name: str
@@ -47,6 +60,7 @@ class Task:
     metrics: Mapping[str, Callable[..., list[float | None]]]
     max_prompt_tokens: int
     max_completion_tokens: int
+    public_data: str = ""
 
 
 def task_names() -> list[str]:
@@ -73,16 +87,20 @@ def get_task(name: str, source: str | None = None) -> Task:
     """Build a task.
 
     Args:
-        name: A registered name, or the path of a Python file with `build(source) -> Task`.
+        name: A registered name, the path of a Python file with `build(source) -> Task`, or of a YAML file.
         source: Where the task shall take its raw material from, in the task's own terms; None for its default.
 
     Returns:
         The task. Its rows are made when a split is asked for.
 
     Raises:
-        ConfigError: There is no such task, or its module has no `build`.
+        ConfigError: There is no such task, its module has no `build`, or its YAML is wrong.
         DataError: The source cannot be used.
     """
+    if name.endswith((".yaml", ".yml")):
+        from rlgen.tasks.from_yaml import build_from  # only now: it imports this module
+
+        return build_from(Path(name), source)
     module = _load_file(Path(name)) if name.endswith(".py") else _load_registered(name)
     build = getattr(module, "build", None)
     if not callable(build):
@@ -96,7 +114,7 @@ def get_task(name: str, source: str | None = None) -> Task:
 def _load_registered(name: str) -> ModuleType:
     if name not in _REGISTRY:
         near = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "or give the path of a .py file"
+        hint = f"did you mean '{near[0]}'?" if near else "or give the path of a .py or .yaml file"
         raise ConfigError(f"unknown task '{name}' (known: {', '.join(task_names())}); {hint}")
     return importlib.import_module(_REGISTRY[name])
 

@@ -93,6 +93,8 @@ def build(source: str | None = None) -> Task:
         metrics={"rouge_l": rewards.rouge_l},
         max_prompt_tokens=256,
         max_completion_tokens=32,
+        public_data="code-search-net/code_search_net:python (func_code_string without its docstring -> code and "
+        "prompt, first line of func_documentation_string -> completion)",
     )
 
 
@@ -168,7 +170,7 @@ def harvest(root: Path) -> list[Function]:
     """
     base = root.parent if root.is_file() else root
     functions: list[Function] = []
-    for file in [root] if root.is_file() else _python_files(root):
+    for file in [root] if root.is_file() else python_files(root):
         module = ".".join(file.relative_to(base).with_suffix("").parts).removesuffix(".__init__")
         functions.extend(_functions_of(file, module))
     return functions
@@ -211,12 +213,13 @@ def summary_line(docstring: str) -> str | None:
     return text
 
 
-def _python_files(folder: Path) -> Iterator[Path]:
+def python_files(folder: Path) -> Iterator[Path]:
+    """Find the .py files of a source tree, without tests and vendored packages, in the order of their names."""
     for entry in sorted(folder.iterdir()):
         if entry.name.removesuffix(".py") in _SKIPPED_PARTS or entry.name.startswith(("config-", "test_", ".")):
             continue
         if entry.is_dir() and not entry.is_symlink():
-            yield from _python_files(entry)
+            yield from python_files(entry)
         elif entry.suffix == ".py":
             yield entry
 

@@ -10,8 +10,10 @@ import pytest
 from datasets import Dataset
 
 from rlgen.data import conversational
+from rlgen.evaluation.assemble import assemble
 from rlgen.evaluation.checkpoints import Checkpoint
-from rlgen.evaluation.compare import _assemble, _score_all, _Setup
+from rlgen.evaluation.compare import _score_all
+from rlgen.evaluation.computed import add_kl, nothing_computed
 from rlgen.evaluation.generations import Generated, Sampling, Steps
 from rlgen.evaluation.measures import diagnostic_measures, metric_measures, reward_measures
 from rlgen.evaluation.metrics import rouge_l
@@ -112,20 +114,21 @@ def fake_results() -> Callable[..., dict[str, Any]]:
             *metric_measures(None, {"rouge_l": rouge_l}, lambda _: rouge_l, rows.column_names),
             *diagnostic_measures(reference),
         ]
-        scores = _score_all(rows, answers, ratios, measures, Steps(1))
-        setup = _Setup(
+        computed = nothing_computed(answers)
+        if reference:
+            add_kl(computed, answers, ratios, reference)
+        scores = _score_all(rows, answers, computed, measures, Steps(1))
+        return assemble(
             checkpoints,
-            {},
-            list(rows["prompt"]),
-            {},
+            rows,
             samplings,
-            Path("unused"),
-            reference,
-            frozenset(names),
-            count,
-            16,
+            measures,
+            answers,
+            scores,
+            task="docstring",
+            kl_reference=reference,
+            warnings=[],
         )
-        return _assemble(setup, rows, measures, "docstring", answers, scores, [])
 
     return build
 

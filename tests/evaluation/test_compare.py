@@ -41,7 +41,8 @@ def test_a_comparison_end_to_end(setting, tmp_path, monkeypatch, capsys):
     assert results["schema_version"] == 1
     assert [checkpoint["name"] for checkpoint in results["checkpoints"]] == ["sft", "ppo"]
     assert [measure["name"] for measure in results["measures"]] == [
-        *("letters", "rouge_l", "length", "truncated", "kl_sft", "distinct_2"),
+        *("letters", "rouge_l", "length", "truncated", "kl_sft", "token_kl_sft"),
+        *("distinct_1", "distinct_2"),
     ]
     assert results["n_prompts"] == 12
     assert results["heldout_check"]["unchecked"] == ["sft", "ppo"]
@@ -54,13 +55,86 @@ def test_a_comparison_end_to_end(setting, tmp_path, monkeypatch, capsys):
     assert json.loads((folder / "results.json").read_text()) == results
 
 
+def test_all_measures_other_capabilities_and_conditions(setting, tmp_path, monkeypatch, capsys):
+    other = tmp_path / "qa.jsonl"
+    rows = [{"prompt": f"What is {i} + {i}?", "reference": str(2 * i)} for i in range(12)]
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sampled = ("--num_samples", "2", "--temperature", "0.9")
+    metrics = ["bleu", "exact_match", "log_perplexity", "refusal", "self_bleu", "embedding_spread", "repetition_rate"]
+    words = flags(
+        setting,
+        tmp_path / "out",
+        *(*sampled, "--metrics", *metrics, "pass@2:exact_match", "--also", f"qa={other}@log_perplexity,chrf"),
+        *("--fail_if", "ppo < sft on letters by > 1000", "ppo < sft on qa/log_perplexity by > 1000"),
+    )
+    main.__wrapped__(words)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    greedy, warm = (results["summary"]["ppo"][plan] for plan in ("greedy", "T=0.9"))
+    assert greedy["log_perplexity"]["perplexity"] > 1
+    assert greedy["log_perplexity"]["mean"] == warm["log_perplexity"]["mean"]
+    assert 0 <= warm["bleu"]["corpus"] <= 1
+    # One sample has no spread; two have one.
+    for name in ("self_bleu", "embedding_spread", "pass@2:exact_match"):
+        assert (greedy[name]["n"], warm[name]["n"]) == (0, 12)
+    assert warm["embedding_spread"]["mean"] > 0
+    assert {row["sampling"] for row in results["win_rates"]} == {"greedy", "T=0.9"}
+    assert {row["checkpoint"] for row in results["pareto"] if row["on_front"]} >= {"sft"}
+    (capability,) = results["capabilities"]
+    assert capability["measure"] == "log_perplexity"
+    assert {(v["a"], v["b"], v["sampling"]) for v in capability["verdicts"]} == {
+        ("sft", "ppo", "greedy"),
+        ("sft", "ppo", "T=0.9"),
+    }
+    assert len(capability["samples"]) == 2 * 12
+    assert [condition["failed"] for condition in results["conditions"]] == [False, False]
+    text = (tmp_path / "out" / "summary.md").read_text()
+    assert "### Other capabilities" in text
+    assert "rlgen compare --checkpoints" in text
+
+    # A condition that holds ends with code 3 after everything is written; no model is loaded again for it.
+    monkeypatch.setattr(generations, "load_policy", lambda path: pytest.fail(f"{path} was loaded"))
+    capsys.readouterr()
+    words += ["ppo < sft on T_letters"]
+    with pytest.raises(RlgenError, match="unknown measure T_letters: did you mean letters"):
+        main.__wrapped__(words)
+    measured = {name: results["summary"][name]["greedy"]["log_perplexity"]["mean"] for name in ("sft", "ppo")}
+    less, more = sorted(measured, key=measured.__getitem__)
+    with pytest.raises(SystemExit) as end:
+        main.__wrapped__([*words[:-1], f"{less} < {more} on log_perplexity"])
+    assert end.value.code == 3
+    assert capsys.readouterr().err.count("failed: ") == 1
+    again = json.loads((tmp_path / "out" / "results.json").read_text())
+    changed = {key for key in again if again[key] != results[key]}
+    assert changed == {"config", "conditions"}
+
+
+def test_one_model_under_two_names_is_a_warning(setting, tmp_path):
+    main.__wrapped__(flags(setting | {"ppo": setting["sft"]}, tmp_path / "out"))
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["warnings"] == [
+        "checkpoints sft and ppo are the same model: weights, configuration and tokenizer are equal"
+    ]
+
+
+def test_probabilities_of_other_tokens_are_not_compared(setting, tmp_path, tiny_gpt2):
+    mixed = setting | {"ppo": tiny_gpt2}
+    main.__wrapped__(
+        flags(mixed, tmp_path / "out", "--metrics", "log_perplexity", "--allow_different_prompts", "true")
+    )
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    counts = {name: results["summary"][name]["greedy"]["log_perplexity"]["n"] for name in ("sft", "ppo")}
+    different = [line for line in results["warnings"] if "vocabular" in line]
+    assert counts == {"sft": 12, "ppo": 0 if different else 12}
+    assert any("log_perplexity is not measured for ppo" in line for line in results["warnings"]) is bool(different)
+
+
 def test_kl_is_measured_on_as_many_prompts_as_asked_for(setting, tmp_path, monkeypatch):
     monkeypatch.setattr(generations, "CHUNK", 4)
     monkeypatch.setattr("rlgen.evaluation.compare.CHUNK", 4)
     main.__wrapped__(flags(setting, tmp_path / "out", "--kl_rows", "6"))
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     counts = {row["measure"]: row["n"] for row in results["comparisons"]}
-    assert counts == {"letters": 12, "rouge_l": 12, "length": 12, "truncated": 12, "kl_sft": 8}
+    assert counts == {"letters": 12, "rouge_l": 12, "length": 12, "truncated": 12, "kl_sft": 8, "token_kl_sft": 8}
     assert results["summary"]["sft"]["greedy"]["kl_sft"]["n"] == 8
 
 
@@ -108,6 +182,15 @@ def test_different_templates_are_refused_or_warned_about(setting, tmp_path):
         (["--reward", "nosuchreward"], "nosuchreward"),
         (["--reward_weights", "1", "2"], "2 reward weights for 1 rewards"),
         (["--metrics", "nosuchmetric"], "nosuchmetric"),
+        (["--metrics", "perplexity"], "unknown metric perplexity: did you mean log_perplexity"),
+        (["--metrics", "pass@2:exact_match"], "'exact_match' is not measured for every completion"),
+        (["--metrics", "language_fit"], "needs a 'language' or 'target_language' column"),
+        (["--fail_if", "ppo below sft"], "write it as: A < B on MEASURE"),
+        (["--fail_if", "pop < sft on letters"], "unknown checkpoint pop: did you mean ppo"),
+        (["--fail_if", "ppo < sft on letters at T=1"], "unknown sampling plan T=1"),
+        (["--also", "qa=nosuchfile.jsonl"], "nosuchfile.jsonl"),
+        (["--margin", "-1"], "margin must not be negative"),
+        (["--encoder", "/nowhere/at/all"], "checkpoint encoder: .*nowhere"),
         (["--max_prompt", "3"], "max_prompt"),
     ],
 )
@@ -120,3 +203,27 @@ def test_bad_input_is_one_clear_line(setting, tmp_path, more, message):
 def test_missing_checkpoints_are_asked_for(tmp_path):
     with pytest.raises(RlgenError, match="checkpoints are missing"):
         main.__wrapped__(["--output_dir", str(tmp_path)])
+
+
+def test_a_checkpoint_with_examples_stands_beside_the_same_without(setting, tmp_path):
+    examples = tmp_path / "examples.jsonl"
+    shown = [{"prompt": f"Say {i} things.", "completion": f"{i} things."} for i in (3, 40, 41)]
+    examples.write_text("".join(json.dumps(row) + "\n" for row in shown))
+    named = ["--checkpoints", f"sft={setting['sft']}", f"prompted={setting['sft']}@2shot"]
+    words = [*flags(setting, tmp_path / "out")[3:], *named]
+    with pytest.raises(RlgenError, match="checkpoint prompted: examples need rows"):
+        main.__wrapped__(words)
+    main.__wrapped__([*words, "--examples", str(examples)])
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [checkpoint["shots"] for checkpoint in results["checkpoints"]] == [None, "2shot"]
+    assert results["checkpoints"][0]["fingerprint"] == results["checkpoints"][1]["fingerprint"]
+    assert results["warnings"] == [] or "do not see the same text" not in " ".join(results["warnings"])
+    assert results["summary"]["prompted"]["greedy"]["kl_sft"]["n"] == 0  # other prompts: no KL between them
+    assert any(len(set(texts)) > 1 for texts in _texts(results))
+    # Row 3 is held out, so that two examples are left and three are too many.
+    with pytest.raises(RlgenError, match="3 examples are asked for, but there are 2 rows"):
+        main.__wrapped__([*words[:-1], f"prompted={setting['sft']}@3shot", "--examples", str(examples)])
+
+
+def _texts(results):
+    return [[answers[0]["text"] for answers in sample["completions"].values()] for sample in results["samples"]]

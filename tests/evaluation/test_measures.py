@@ -159,7 +159,7 @@ def test_metrics_default_to_the_tasks_and_need_their_columns():
 
 def test_names_must_differ():
     measures = diagnostic_measures("sft")
-    assert [measure.name for measure in measures] == ["length", "truncated", "kl_sft"]
+    assert [measure.name for measure in measures] == ["length", "truncated", "kl_sft", "token_kl_sft"]
     with pytest.raises(ConfigError, match="'length' is named twice"):
         check_unique([*measures, measures[0]])
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from rlgen.evaluation.significance import (
     across_seeds,
@@ -68,6 +69,12 @@ def test_holm_steps_down():
     assert corrected[::2] == pytest.approx([0.02, 0.04])
     assert math.isnan(corrected[1])
     assert math.isnan(holm([math.nan])[0])
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_agrees_with_statsmodels(p_values):
+    assert holm(p_values) == pytest.approx(list(multipletests(p_values, method="holm")[1]))
 
 
 def test_effect_size_and_power_are_the_textbooks():

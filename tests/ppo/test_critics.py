@@ -130,7 +130,7 @@ def test_replayed_rows_are_learned_from_too(make_trainer, critic_settings):
     trainer.model.train()
     steps = []
     step = trainer.critic._step
-    trainer.critic._step = lambda *args: steps.append(args[1]) or step(*args)
+    trainer.critic._step = lambda *args: steps.append(len(args[0])) or step(*args)
     rows = [row for row in trainer.train_dataset for _ in range(4)]
     tokens = []
     for start in (0, 16, 32):
@@ -146,7 +146,7 @@ def test_more_minibatches_than_rows_make_no_empty_steps(make_trainer, critic_set
     trainer.model.train()
     counts = []
     step = trainer.critic._step
-    trainer.critic._step = lambda *args: counts.append(args[1]) or step(*args)
+    trainer.critic._step = lambda *args: counts.append(len(args[0])) or step(*args)
     trainer._generate_and_score_completions([row for row in trainer.train_dataset for _ in range(4)][:16])
     assert len(counts) == 2 * 4  # passes, rows
     assert min(counts) > 0

@@ -94,9 +94,9 @@ def test_a_trained_reward_model_can_be_checked(tiny_llama: str, tmp_path: Path) 
     from rlgen.models import load_reward_model, load_tokenizer
 
     model = load_reward_model(tiny_llama, dtype="float32")
-    model.save_pretrained(tmp_path / "judge")
-    load_tokenizer(tiny_llama).save_pretrained(tmp_path / "judge")
-    assert run("judge", "--dataset_name", "rows.jsonl", "--max_rows", "4", "--output_dir", "out") == 0
+    model.save_pretrained(tmp_path / "scorer")
+    load_tokenizer(tiny_llama).save_pretrained(tmp_path / "scorer")
+    assert run("scorer", "--dataset_name", "rows.jsonl", "--max_rows", "4", "--output_dir", "out") == 0
     report = json.loads(Path("out/check.json").read_text())["rewards"][0]
     assert report["contract"]["determinism"] == report["contract"]["order"] == "ok"
 

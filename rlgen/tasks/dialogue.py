@@ -1,0 +1,86 @@
+"""The dialogue task: the next turn of a friendly conversation.
+
+The rows are turns that people gave in conversations with strangers (fetched once, 8 MB), kept where the rewards find
+them relevant, harmless and fluent. A conversation is in one split only.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from reward_models import dialogue as rewards
+from rlgen.errors import ConfigError
+from rlgen.human_pairs import CONVERSATIONS
+from rlgen.tasks import Task
+from rlgen.tasks._rows import Row, deal, digest, make_row, package_files, split_of, splitter
+
+DATA = "chitchat_dataset/dataset.json"
+SHORTEST, LONGEST = 5, 40  # words of a turn
+CONTEXT = 3  # turns
+PER_CONVERSATION = 2
+GOOD_ENOUGH = 0.6  # of the reward: below, a turn is a change of topic or chatter
+_PERSONAL = re.compile(r"https?:|@|\d{3}|[^\x00-\x7f]")
+
+
+def build(source: str | None = None) -> Task:
+    """Make the dialogue task.
+
+    Args:
+        source: Must be None: the task has one source.
+
+    Raises:
+        ConfigError: A source is given.
+    """
+    if source is not None:
+        raise ConfigError(f"task dialogue takes no source, but '{source}' is given; leave it out")
+    return Task(
+        name="dialogue",
+        description="Give the next turn of a conversation.",
+        split=splitter("dialogue", _split),
+        rewards={"dialogue": 1.0},
+        reward_functions={"dialogue": rewards.composite, **rewards.REWARDS},
+        metrics={name: rewards.REWARDS[name] for name in ("relevance", "engagement", "safety", "fluent")},
+        max_prompt_tokens=256,
+        max_completion_tokens=64,
+        public_data="HuggingFaceTB/everyday-conversations-llama3.1-2k (messages: the last one is the completion)",
+    )
+
+
+@functools.cache
+def _split(name: str) -> list[Row]:
+    rows = [row for row in _rows() if split_of(str(row["conversation"]), "dialogue") == name]
+    scores = rewards.composite([row["prompt"] for row in rows], [row["completion"] for row in rows])
+    good = (row for row, score in zip(rows, scores, strict=True) if score is not None and score >= GOOD_ENOUGH)
+    return deal(good, "dialogue", shares={name: 1.0})[name]
+
+
+@functools.cache
+def _rows() -> list[Row]:
+    (file,) = package_files(CONVERSATIONS, [DATA])
+    chats: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return [row for key in sorted(chats) for row in _turns(key, chats[key])]
+
+
+def _turns(key: str, chat: Mapping[str, Any]) -> Iterator[Row]:
+    said = [" ".join(" ".join(message["text"] for message in turn).split()) for turn in chat["messages"]]
+    fitting = [
+        index
+        for index in range(1, len(said))
+        if all(_fits(turn) for turn in said[index - 1 : index + 1]) and said[index] != said[index - 1]
+    ]
+    for index in sorted(fitting, key=lambda index: digest(key, str(index)))[:PER_CONVERSATION]:
+        context = said[max(0, index - CONTEXT) : index]
+        roles = ("user", "assistant")
+        prompt = [{"role": roles[back % 2], "content": text} for back, text in enumerate(reversed(context))][::-1]
+        if all(text and not _PERSONAL.search(text) for text in context):
+            # A template wants the user to begin.
+            prompt = prompt if prompt[0]["role"] == "user" else prompt[1:]
+            yield make_row(prompt, said[index], conversation=key)
+
+
+def _fits(turn: str) -> bool:
+    return SHORTEST <= len(turn.split()) <= LONGEST and not _PERSONAL.search(turn)
