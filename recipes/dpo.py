@@ -25,8 +25,10 @@ from rlgen.lm_head import project_labelled_tokens_only
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
 from rlgen.pair_trainers import DPOTrainer
 from rlgen.runs import open_run
+from rlgen.strategies import check_tuning
 from rlgen.tasks import get_task
-from rlgen.tuning import freeze_below, leave_casts_to_autocast, peft_config
+from rlgen.tuning import leave_casts_to_autocast, loading_options, start_tuning
+from rlgen.tuning_callbacks import tuning_callbacks
 
 
 @dataclass
@@ -68,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Direct preference optimization on preference pairs.",
         argv=argv,
     )
+    check_tuning(model_args, "dpo", gradient_checkpointing=args.gradient_checkpointing)
     if bool(args.pairs) == bool(data.dataset_name):
         raise ConfigError("give the pairs: either --pairs DIR/pairs of a reward run, or --dataset_name with own pairs")
     if data.task:
@@ -108,23 +111,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         "dtype": model_args.weights_dtype,
         "trust_remote_code": args.trust_remote_code,
         "attn_implementation": model_args.attn_implementation,
+        **loading_options(model_args),
     }
     model = load_policy(start, **options)
-    lora = peft_config(model_args, model)
-    if lora is None:
-        freeze_below(model, model_args.top_layers)
+    adapter = start_tuning(model_args, model)
 
     # 3. Train
     project_labelled_tokens_only()
     trainer = DPOTrainer(
         model=model,
-        ref_model=load_policy(start, **options) if lora is None else None,
+        ref_model=load_policy(start, **options) if adapter is None else None,
         args=args,
         train_dataset=train.select_columns(columns),
         eval_dataset=heldout,
         processing_class=tokenizer,
-        peft_config=lora,
-        callbacks=run.callbacks(),
+        peft_config=adapter,
+        callbacks=[*run.callbacks(), *tuning_callbacks(model_args, run)],
     )
     if args.bf16 or args.fp16:
         leave_casts_to_autocast(trainer.model)

@@ -27,8 +27,10 @@ from rlgen.ppo import PPOConfig, PPOTrainer
 from rlgen.rewards import check_rewards, load_reward, load_rewards, load_token_rewards, save_reward_state
 from rlgen.rewards.spec import read_spec
 from rlgen.runs import open_run
+from rlgen.strategies import check_tuning
 from rlgen.tasks import get_task
-from rlgen.tuning import freeze_below, peft_config
+from rlgen.tuning import loading_options, start_tuning
+from rlgen.tuning_callbacks import tuning_callbacks
 
 
 @dataclass
@@ -95,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="PPO with a learned critic against reward functions.",
         argv=argv,
     )
+    check_tuning(model_args, "ppo", critic=args.critic, gradient_checkpointing=args.gradient_checkpointing)
     args.settle_learning_rate(adapters=model_args.use_peft)  # so that run.json says which it is
     config = resolved_config(args, data, model_args)
     if args.reward_config is not None:
@@ -187,10 +190,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         dtype=model_args.weights_dtype,
         trust_remote_code=args.trust_remote_code,
         attn_implementation=model_args.attn_implementation,
+        **loading_options(model_args),
     )
-    adapter = peft_config(model_args, model)
-    if adapter is None:
-        freeze_below(model, model_args.top_layers)
+    adapter = start_tuning(model_args, model)
 
     # 4. Train
     trainer = PPOTrainer(
@@ -203,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         peft_config=adapter,
         token_reward_funcs=token_rewards,
         ptx_dataset=ptx_rows,
-        callbacks=run.callbacks(),
+        callbacks=[*run.callbacks(), *tuning_callbacks(model_args, run)],
     )
     if audited is not None:
         watched = watched_measures(gold, has_reference="reference" in audited.column_names)

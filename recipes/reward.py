@@ -33,6 +33,7 @@ from rlgen.preferences import unit_rows
 from rlgen.rewards.model import load_model_reward
 from rlgen.rewards.training import record_statistics, train_ensemble, train_reward_model, with_margins
 from rlgen.runs import finite, open_run, write_atomic
+from rlgen.strategies import check_tuning
 
 
 @dataclass
@@ -80,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Reward model from preference pairs.",
         argv=argv,
     )
+    check_tuning(model_args, "reward", gradient_checkpointing=args.gradient_checkpointing)
     run = open_run(args.output_dir, stage="reward", config=resolved_config(args, pair_args, data, model_args))
     folder, policy = Path(args.output_dir), model_args.model_name_or_path
     next_command = (

@@ -21,8 +21,10 @@ from rlgen.data import check_disjoint, load_rows
 from rlgen.lm_head import project_labelled_tokens_only
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
 from rlgen.runs import open_run
+from rlgen.strategies import check_tuning, find_strategy
 from rlgen.tasks import get_task
-from rlgen.tuning import freeze_below, leave_casts_to_autocast, peft_config
+from rlgen.tuning import leave_casts_to_autocast, loading_options, start_tuning
+from rlgen.tuning_callbacks import tuning_callbacks
 
 
 @dataclass
@@ -62,8 +64,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Supervised fine-tuning on prompt and completion rows.",
         argv=argv,
     )
+    check_tuning(
+        model_args,
+        "sft",
+        merge=args.merge_adapter,
+        packing=args.packing,
+        gradient_checkpointing=args.gradient_checkpointing,
+    )
     run = open_run(args.output_dir, stage="sft", config=resolved_config(args, data, model_args))
     next_command = f"next: rlgen reward --model_name_or_path {args.output_dir} --output_dir runs/reward"
+    if not find_strategy(model_args.tuning).merges:  # the result is for use, not for a stage upon it
+        checkpoints = f"base={model_args.model_name_or_path} sft={args.output_dir}"
+        next_command = f"next: rlgen compare --checkpoints {checkpoints} --output_dir runs/compare"
     if run.finished:
         print(f"{args.output_dir} is finished\n{next_command}")
         return
@@ -102,10 +114,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         dtype=model_args.weights_dtype,
         trust_remote_code=args.trust_remote_code,
         attn_implementation=model_args.attn_implementation,
+        **loading_options(model_args),
     )
-    lora = peft_config(model_args, model)
-    if lora is None:
-        freeze_below(model, model_args.top_layers)
+    adapter = start_tuning(model_args, model)
 
     # 3. Train
     project_labelled_tokens_only()
@@ -115,8 +126,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         train_dataset=train.select_columns(columns),
         eval_dataset=validation,
         processing_class=tokenizer,
-        peft_config=lora,
-        callbacks=run.callbacks(),
+        peft_config=adapter,
+        callbacks=[*run.callbacks(), *tuning_callbacks(model_args, run)],
     )
     if args.bf16 or args.fp16:
         leave_casts_to_autocast(trainer.model)

@@ -11,6 +11,7 @@ from trl import ModelConfig
 
 from rlgen.frame import recipe
 from rlgen.parser import StrictParser
+from rlgen.strategies import check_model_arguments
 
 __all__ = ["ModelArguments", "TaskArguments", "fit_to_machine", "parse_arguments", "recipe", "resolved_config"]
 
@@ -37,6 +38,14 @@ class ModelArguments(ModelConfig):
             "choices": ["auto", "bfloat16", "float16", "float32"],
         },
     )
+    tuning: str | None = field(
+        default=None,
+        metadata={
+            "help": "What trains: full, gradual, head, bitfit, lora, rslora, dora, qlora, vera, loha, lokr, ia3, "
+            "layer_norm, beft, houlsby, pfeiffer, prompt_tuning, p_tuning or prefix_tuning; default lora, with "
+            "--use_peft false full. See docs/tuning.md."
+        },
+    )
     use_peft: bool = field(default=True, metadata={"help": "Train a LoRA adapter instead of all weights."})
     lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA adapter."})
     lora_alpha: int = field(default=32, metadata={"help": "Scale of the LoRA adapter."})
@@ -47,6 +56,24 @@ class ModelArguments(ModelConfig):
     top_layers: int | None = field(
         default=None, metadata={"help": "Train only the top N decoder layers (adapters or full weights)."}
     )
+    lora_init: str = field(
+        default="default",
+        metadata={
+            "help": "First weights of LoRA: default, gaussian, orthogonal, mica, or from the base's weights pissa, "
+            "pissa_niter_16, olora, loftq."
+        },
+    )
+    bottleneck_size: int = field(default=64, metadata={"help": "Units of each bottleneck of houlsby and pfeiffer."})
+    prompt_tokens: int = field(
+        default=16, metadata={"help": "Virtual tokens of prompt_tuning, p_tuning and prefix_tuning."}
+    )
+    prompt_init_text: str | None = field(
+        default=None,
+        metadata={"help": "Text whose embeddings prompt_tuning begins with; default those of random tokens."},
+    )
+    unfreeze_until: float = field(
+        default=0.5, metadata={"help": "Share of the training after which gradual unfreezing has reached all layers."}
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained, and what TRL's scripts read but rlgen's recipes do not."""
@@ -56,6 +83,12 @@ class ModelArguments(ModelConfig):
                 raise ValueError(f"{item.name} is not supported by rlgen: leave it out")
         if self.top_layers is not None and self.top_layers < 1:
             raise ValueError(f"top_layers must be at least 1, not {self.top_layers}")
+        for name in ("bottleneck_size", "prompt_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 < self.unfreeze_until <= 1:
+            raise ValueError(f"unfreeze_until must lie above 0 and be at most 1, not {self.unfreeze_until}")
+        check_model_arguments(self)
 
     @property
     def weights_dtype(self) -> str:
@@ -63,7 +96,8 @@ class ModelArguments(ModelConfig):
 
         Autocast makes the arithmetic of float32 weights fast all the same.
         """
-        return "float32" if self.dtype == "auto" and not self.use_peft else self.dtype
+        trains_copies = self.tuning == "layer_norm"  # whole weights, which PEFT copies in their own number format
+        return "float32" if self.dtype == "auto" and (not self.use_peft or trains_copies) else self.dtype
 
 
 @dataclass

@@ -137,11 +137,14 @@ class _Growing:
         self.longest = int(lengths.max())
         self.depths = tuple(hidden_depths) if self.shares or num_generations == 1 else ()
         with record_hidden(model, self.depths) as self.prefix_hidden:
-            self.prefix = read_prefix(self.inner, prompt_ids)
+            self.prefix = read_prefix(model, prompt_ids)
+        if self.prefix.learned:  # the cache holds what PEFT would put before each sequence
+            self.model = self.inner
         places = torch.arange(self.longest, device=self.device)
         shared = self.prefix.length
         padded = (places >= shared) & (places < shared + self.longest - self.lengths[:, None])
         self.owner = torch.where(padded, PADDING, PROMPT)  # (n, K)
+        self.owner = nn.functional.pad(self.owner, (self.prefix.learned, 0), value=PROMPT)
         self.step = 0
         self.hidden: dict[int, HiddenStates] = {}
         self.max_new_tokens = max_new_tokens
@@ -166,13 +169,13 @@ class _Growing:
             self.cache = caches[0]
             self.cache.batch_select_indices(back)
         else:
-            self.cache = _merge(caches, back, self.cache, self.prefix.length)
+            self.cache = _merge(caches, back, self.cache, self.prefix.total)
         if self.copies > 1:
             self.cache.batch_repeat_interleave(self.copies)
         return torch.cat(logits)[back].repeat_interleave(self.copies * self.members, 0)
 
     def _read_part(self, part: list[int]) -> tuple[Tensor, DynamicCache]:
-        shared = self.prefix.length
+        shared, before = self.prefix.length, self.prefix.total
         unread = [self.prompt_ids[i][shared:] for i in part]
         width = len(unread[0])
         input_ids = torch.full((len(part), width), self.pad_token_id, device=self.device)
@@ -182,9 +185,9 @@ class _Growing:
             real[row, width - len(ids) :] = 1
         cache = self.prefix.cache(len(part))
         last = torch.full((len(part),), width - 1, device=self.device)
-        positions = (real.cumsum(1) - 1).clamp(min=0) + shared
+        positions = (real.cumsum(1) - 1).clamp(min=0) + before
         everyone = torch.arange(len(part), device=self.device)
-        mask = nn.functional.pad(real, (shared, 0), value=1)
+        mask = nn.functional.pad(real, (before, 0), value=1)
         logits, hidden = self._forward(input_ids, positions, mask, cache, everyone, last)
         for depth, states in hidden.items():
             kept = self._kept(depth, states)
@@ -212,7 +215,7 @@ class _Growing:
             self.rows, self.owner, self.lengths = self.rows[rows_left], self.owner[rows_left], self.lengths[rows_left]
         self.slots = slots
         self.owner = torch.cat([self.owner, torch.where(slots >= 0, slots + 1, PADDING)], 1)
-        positions = (self.lengths[:, None] + self.step - 1).expand_as(slots)
+        positions = (self.prefix.learned + self.lengths[:, None] + self.step - 1).expand_as(slots)
         rows, columns = (slots >= 0).nonzero(as_tuple=True)
         mask = self._mask()
         with fast_decoding(self.inner) if self.shares else nullcontext():  # it takes masks of ours only

@@ -21,11 +21,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from rlgen.bottleneck import BottleneckType
 from rlgen.embedded import embedded_encoder, embedded_model
 from rlgen.errors import ModelError
 from rlgen.tiny import tiny_model
 
 __all__ = [
+    "can_merge",
     "is_adapter",
     "load_policy",
     "load_reward_model",
@@ -40,6 +42,8 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
+# Adapters that a plain model has no place for.
+UNMERGEABLE = frozenset({"PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "BEFT", BottleneckType.BOTTLENECK.value})
 EMBEDDED_ENCODER = "embedded-encoder"
 
 
@@ -136,6 +140,8 @@ def load_policy(
         ModelError: it cannot be found or read.
     """
     resolved = resolve_model(name_or_path)
+    if merge and is_adapter(resolved):
+        _require_mergeable(resolved)
     options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code, "use_safetensors": True, **kwargs}
     if attn_implementation:
         options["attn_implementation"] = attn_implementation
@@ -194,10 +200,14 @@ def starting_model(name_or_path: str, output_dir: str | Path, *, trust_remote_co
 
     Returns:
         What `load_policy` takes; a local folder as an absolute path.
+
+    Raises:
+        ModelError: it cannot be found, or is an adapter that no plain model can take in.
     """
     resolved = resolve_model(name_or_path)
     if not is_adapter(resolved):
         return resolved
+    _require_mergeable(resolved)
     merged = Path(output_dir).resolve() / "base"
     if not (merged / "config.json").is_file():
         model = load_policy(resolved, trust_remote_code=trust_remote_code)
@@ -213,6 +223,22 @@ def adapter_base(path: str | Path) -> str:
     return str(base)
 
 
+def can_merge(model: PreTrainedModel | PeftModel) -> bool:
+    """Whether a model has an adapter that can become part of its base: a linear one, on weights not in 4 bits."""
+    if not isinstance(model, PeftModel) or getattr(model.get_base_model(), "is_quantized", False):
+        return False
+    return str(getattr(model.active_peft_config.peft_type, "value", "")) not in UNMERGEABLE
+
+
+def _require_mergeable(folder: str) -> None:
+    kind = json.loads((Path(folder) / "adapter_config.json").read_text()).get("peft_type")
+    if kind in UNMERGEABLE:
+        raise ModelError(
+            f"{folder} holds an adapter of type {kind}, which no plain model can take in: compare it, or start from "
+            "its base model; a stage that others start from takes another --tuning, for example lora"
+        )
+
+
 def save_model(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path, *, merge: bool
 ) -> None:
@@ -223,13 +249,13 @@ def save_model(
         tokenizer: saved beside it, with its chat template.
         folder: target; other files in it stay.
         merge: write a plain model with the adapter merged in (float32 arithmetic, stored in the model's dtype);
-            the model in memory is changed by it.
+            the model in memory is changed by it. An adapter that cannot be merged is saved as it is.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     aside = folder / ".saving"
     shutil.rmtree(aside, ignore_errors=True)
-    if merge and isinstance(model, PeftModel):
+    if merge and can_merge(model):
         dtype = model.get_base_model().dtype
         model = model.float().merge_and_unload().to(dtype)
     model.save_pretrained(aside)

@@ -157,6 +157,17 @@ class Run:
             self.record["data"][name] = entry
             self._save()
 
+    def note(self, name: str, value: Any) -> None:
+        """Keep something about the run itself in `run.json`, beside its settings and its summary.
+
+        Args:
+            name: a key of its own.
+            value: what JSON can hold.
+        """
+        self.record[name] = json.loads(json.dumps(finite(value), default=str))
+        with _clear_write_errors(self.path):
+            self._save()
+
     def last_checkpoint(self) -> str | None:
         """The newest complete `checkpoint-N` folder; one cut short by a crash or a full disk does not count."""
         for folder in sorted(self.path.glob("checkpoint-*"), key=_checkpoint_step, reverse=True):

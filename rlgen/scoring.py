@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
-from rlgen.sharing import Prefix
+from rlgen.sharing import Prefix, learned_prompt
 
 PROMPT, PADDING = 0, -1
 
@@ -144,7 +144,7 @@ def token_logprobs(
         packed: N rows on the model's device.
         temperature: what the logits are divided by; a tensor (N, G) for completions that differ in it.
         with_entropy: also return entropies, with their gradient.
-        prefix: tokens before all rows that the model has read already; None for none.
+        prefix: what stands before all rows and was read already; None for a learned prompt, if the model has one.
 
     Returns:
         Log-probabilities (N, G, T), natural log, float32, 0 where the mask is False; entropies alike, or None.
@@ -152,7 +152,10 @@ def token_logprobs(
     keep = packed.completion_mask
     rows = torch.arange(keep.shape[0], device=keep.device)[:, None, None].expand_as(keep)[keep]
     inner = unwrapped(model)
-    before = prefix.length if prefix else 0
+    prefix = learned_prompt(inner) if prefix is None else prefix
+    before = prefix.total if prefix else 0
+    if prefix and prefix.learned:
+        model = inner.get_base_model()
     with select_tokens(inner, rows, packed.source[keep]):
         logits = model(
             input_ids=packed.input_ids,

