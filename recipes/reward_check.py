@@ -153,17 +153,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # 3. Verdict
     broken = [report.reward for report in reports if report.violations]
-    weak = [report.reward for report in reports if report.weaknesses]
+    weak = [report.reward for report in reports if report.weaknesses and not report.violations]
     if run is not None:
         found = {"rewards": [report.to_dict() for report in reports], "versions": run.record["versions"]}
         write_atomic(run.path / "check.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
         run.finish({"broken": broken, "weak": weak})
-    clean = len(reports) - len({*broken, *weak})
+    clean = len(reports) - len(broken) - len(weak)
     print(f"{clean} of {len(reports)} clean, {len(weak)} with weaknesses, {len(broken)} against the contract")
     if run is not None:
         print(f"report: {run.path / 'check.json'}")
-    elif not broken:
-        print(f"next: rlgen ppo --reward {' '.join(args.reward)}")
+    if args.strict and weak:
+        print(f"error: --strict: weaknesses that are not documented in {', '.join(weak)}", file=sys.stderr)
+    elif run is None and not broken and not weak:
+        print(f"next: rlgen ppo --model_name_or_path runs/sft --reward {' '.join(args.reward)}")
     if broken or (args.strict and weak):
         raise SystemExit(1)
 

@@ -243,7 +243,11 @@ def _power(results: Mapping[str, Any], a: str, b: str, measure: str, plan: str) 
     )
     if find_comparison(results, a, b, measure, plan).shown or not row["detectable"]:
         return ""
-    needed = f"; one as small as the one seen needs about {row['prompts_needed']:,}" if row["prompts_needed"] else ""
+    needed = (
+        f"; one as small as the one seen needs about {row['prompts_needed']:,} prompts"
+        if row["prompts_needed"]
+        else ""
+    )
     return f" With these prompts a difference of {row['detectable']:.3f} is found in 80% of cases{needed}."
 
 

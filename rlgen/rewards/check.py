@@ -60,7 +60,7 @@ class CheckedReward:
             return scored() if self.timeout is None else call_within(self.timeout, scored)
         except RewardError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a reward must not end the run without a word
             row = _failing_row(self.function, prompts, completions, columns)
             raise _raised(self, error, row, prompts, completions, columns) from error
         except OverdueError as error:
@@ -96,7 +96,7 @@ class AsyncCheckedReward(CheckedReward):
             )
         except RewardError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # Rows are not tried one by one: an async reward usually asks a service, which may bill each call.
             late = isinstance(error, TimeoutError) and time.monotonic() - began >= (self.timeout or math.inf)
             reason = OverdueError(self.timeout or 0.0) if late else error
@@ -211,7 +211,7 @@ def _failing_row(
     for row in range(len(prompts)):
         try:
             function(**one_row(row, prompts, completions, columns))
-        except Exception:
+        except (Exception, SystemExit):
             return row
     return None
 
@@ -267,7 +267,7 @@ def _raised(
     if isinstance(error, TypeError) and "argument" in str(error):
         hint = f"; it gets prompts, completions, {', '.join(columns)}: accept **kwargs and ask for columns that exist"
     elif late:
-        hint = f" for {len(prompts)} completions; make it faster, or allow more time"
+        hint = f" for {len(prompts)} completions; make it faster, or allow more time (--reward_timeout; rlgen reward check: --timeout)"
     shown = "" if row is None else _shown(row, prompts, completions)
     return RewardError(f"reward '{reward.__name__}' {reason}{place}{hint}{shown}", row=row)
 

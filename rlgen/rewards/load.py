@@ -305,7 +305,7 @@ def _callable(found: Any, where: str) -> Reward:
     if isinstance(found, type):
         raise RewardError(f"{where} is a class; give a function, or name it with options in a --reward_config file")
     if not callable(found):
-        raise RewardError(f"{where} is a {type(found).__name__}, not a function")
+        raise RewardError(f"{where} is no function but of type {type(found).__name__}")
     if makes_a_reward(found):
         raise RewardError(f"{where} makes a reward and is none itself; give its options in a --reward_config file")
     return found  # type: ignore[no-any-return]

@@ -16,7 +16,7 @@ Standing = Literal["new", "documented", "resisted", "shared"]
 
 # How weaknesses against hacks are introduced, by standing.
 GROUPS: dict[Standing, tuple[str, str]] = {
-    "new": ("weakness", "a policy gains by"),
+    "new": ("weakness", "a policy gains, or loses nothing, by"),
     "shared": ("weakness", "documented, but the module's composite does not resist"),
     "resisted": ("documented", "the module's composite resists"),
     "documented": ("documented", ""),
@@ -191,7 +191,7 @@ def _hack_table(report: Report) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("hack", "score", "reference", "wins", "ties", "p", "verdict", "what it is"):
         left = name in ("hack", "verdict", "what it is")
-        table.add_column(name, justify="left" if left else "right", no_wrap=name != "what it is", overflow="ellipsis")
+        table.add_column(name, justify="left" if left else "right", no_wrap=True, overflow="ellipsis")
     nearest_first = sorted(report.hacks, key=lambda hack: (not hack.pairs, hack.reference - hack.score, hack.name))
     weak = {finding.about: finding for finding in report.findings if finding.kind == "weakness"}
     for hack in nearest_first:

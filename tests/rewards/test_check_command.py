@@ -51,7 +51,7 @@ def test_a_clean_reward_passes_even_strictly(capsys: pytest.CaptureFixture[str])
     assert run("my_rewards.py:exact", "--dataset_name", "rows.jsonl", "--strict") == 0
     written = capsys.readouterr().out
     assert "1 of 1 clean" in written
-    assert written.splitlines()[-1] == "next: rlgen ppo --reward my_rewards.py:exact"
+    assert written.splitlines()[-1] == "next: rlgen ppo --model_name_or_path runs/sft --reward my_rewards.py:exact"
 
 
 def test_keyword_counting_is_reported_and_fails_strictly(capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,8 +59,16 @@ def test_keyword_counting_is_reported_and_fails_strictly(capsys: pytest.CaptureF
     assert run(*line) == 0
     written = capsys.readouterr().out
     assert re.search(r"reward_keywords .* beats", written)
-    assert "a policy gains by" in written
+    assert "a policy gains, or loses nothing, by" in written
     assert run(*line, "--strict") == 1
+
+
+def test_a_reward_that_leaves_the_program_is_a_violation(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("leaving.py").write_text("import sys\n\ndef leave(completions, **_):\n    sys.exit(0)\n")
+    assert run("leaving.py:leave", "--dataset_name", "rows.jsonl") == 1
+    written = capsys.readouterr().out
+    assert "'leave' raised SystemExit" in written
+    assert "next:" not in written
 
 
 def test_a_violation_fails_and_the_others_are_checked_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:

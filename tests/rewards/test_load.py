@@ -129,7 +129,7 @@ def test_missing_file_and_missing_function_suggest_the_nearest(file):
     assert "it has: brevity, judge, politeness, slow" in message
     assert "it defines none" in complaint(f"{file.parent}/helper.py:score")
     assert "is a class; give a function" in complaint(f"{file}:Judge")
-    assert "is a int, not a function" in complaint(f"{file}:LIMIT")
+    assert "is no function but of type int" in complaint(f"{file}:LIMIT")
 
 
 @pytest.mark.parametrize(
