@@ -267,7 +267,10 @@ def _raised(
     if isinstance(error, TypeError) and "argument" in str(error):
         hint = f"; it gets prompts, completions, {', '.join(columns)}: accept **kwargs and ask for columns that exist"
     elif late:
-        hint = f" for {len(prompts)} completions; make it faster, or allow more time (--reward_timeout; rlgen reward check: --timeout)"
+        hint = (
+            f" for {len(prompts)} completions; make it faster, or allow more time (--reward_timeout of ppo, --timeout "
+        )
+        hint += "of reward check)"
     shown = "" if row is None else _shown(row, prompts, completions)
     return RewardError(f"reward '{reward.__name__}' {reason}{place}{hint}{shown}", row=row)
 
