@@ -1,4 +1,4 @@
-"""All that rlgen touches of the private surface of TRL, transformers, torch and argparse, in one list.
+"""All that rlgen touches of the private surface of TRL, transformers, PEFT, torch and argparse, in one list.
 
 A new release that renames, moves or changes one of these fails here, by name. The list is complete by construction:
 what the code touches is derived from its syntax trees and must equal it.
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import trl.trainer.utils
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from transformers import PreTrainedConfig, PreTrainedModel, Trainer
 from trl import GRPOTrainer
 
@@ -51,6 +52,9 @@ METHODS = {
     ),
     (Trainer, "save_model"): (True, "output_dir _internal_call"),
     (trl.trainer.utils, "_use_triton"): (False, "device"),
+    (BaseTuner, "_replace_module"): (False, "parent child_name new_module child"),
+    (BaseTunerLayer, "_cast_input_dtype"): (False, "x dtype"),
+    (BaseTunerLayer, "_move_adapter_to_device_of_base_layer"): (False, "adapter_name device"),
     (sys, "_current_frames"): (False, ""),
     (torch.cpu, "_is_amx_tile_supported"): (False, ""),
     (torch.cpu, "_is_avx512_bf16_supported"): (False, ""),

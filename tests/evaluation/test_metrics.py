@@ -44,7 +44,7 @@ def test_the_best_of_several_references_counts():
 
 
 def test_length_and_truncation():
-    assert length_tokens(["x", "y"], completion_ids=[[1, 2], []]) == [2.0, 0.0]
+    assert length_tokens(["x", "y"], completion_ids=[[1, 2], []]) == [2.0, None]  # an endpoint tells no tokens
     assert truncated(["x", "y"], finished=[True, False]) == [0.0, 1.0]
 
 
