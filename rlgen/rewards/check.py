@@ -79,7 +79,7 @@ class CheckedReward:
         except RewardError as error:
             if error.row is None:
                 raise
-            raise RewardError(f"{error}{_shown(error.row, prompts, completions)}", row=error.row) from error
+            raise RewardError(f"{error}{shown_row(error.row, prompts, completions)}", row=error.row) from error
 
 
 class AsyncCheckedReward(CheckedReward):
@@ -184,6 +184,26 @@ def check_rewards(
             probe_quickly(function, batch, scores, time.monotonic() - began)
 
 
+def shown_row(row: int, prompts: Sequence[Any], completions: Sequence[Any]) -> str:
+    """The prompt and completion of a row, shortened, to be added to a message."""
+    try:
+        prompt, completion = completion_text(prompts[row]), completion_text(completions[row])
+    except Exception:  # not of the form that rows have; the reward's complaint counts, not ours
+        prompt, completion = str(prompts[row]), str(completions[row])
+    return f"; prompt {shortened(prompt, 80)}, completion {shortened(completion, 80)}"
+
+
+def shortened(value: Any, limit: int = 200) -> str:
+    """A value on one line, in quotes if it is text, of at most `limit` characters."""
+    return without_middle(" ".join((repr(value) if isinstance(value, (str, bytes)) else str(value)).split()), limit)
+
+
+def without_middle(text: str, limit: int) -> str:
+    """Beginning and end of a text, since prompts of one task begin alike; at most `limit` characters."""
+    half = (limit - 5) // 2
+    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
+
+
 def _contract_float(name: str, value: Any, row: int) -> float | None:
     if value is None:
         return None
@@ -191,7 +211,7 @@ def _contract_float(name: str, value: Any, row: int) -> float | None:
         number = float("not a number" if isinstance(value, (str, bytes)) else value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise RewardError(
-            f"reward '{name}' returned {_short(value)} ({type(value).__name__}) for row {row}; "
+            f"reward '{name}' returned {shortened(value)} ({type(value).__name__}) for row {row}; "
             "return a number, or None where it does not apply",
             row=row,
         ) from error
@@ -261,7 +281,7 @@ def _raised(
     where = [] if row is None else [f"row {row}"]
     where += _user_line(reward.function, error)
     late = isinstance(error, OverdueError)
-    reason = str(error) if late else f"raised {type(error).__name__}: {_short(error)}"
+    reason = str(error) if late else f"raised {type(error).__name__}: {shortened(error)}"
     place = f" ({', '.join(where)})" if where else ""
     hint = ""
     if isinstance(error, TypeError) and "argument" in str(error):
@@ -271,17 +291,8 @@ def _raised(
             f" for {len(prompts)} completions; make it faster, or allow more time (--reward_timeout of ppo, --timeout "
         )
         hint += "of reward check)"
-    shown = "" if row is None else _shown(row, prompts, completions)
+    shown = "" if row is None else shown_row(row, prompts, completions)
     return RewardError(f"reward '{reward.__name__}' {reason}{place}{hint}{shown}", row=row)
-
-
-def _shown(row: int, prompts: Sequence[Any], completions: Sequence[Any]) -> str:
-    """The prompt and completion of a row, shortened."""
-    try:
-        prompt, completion = completion_text(prompts[row]), completion_text(completions[row])
-    except Exception:  # not of the form that rows have; the reward's complaint counts, not ours
-        prompt, completion = str(prompts[row]), str(completions[row])
-    return f"; prompt {_short(prompt, 80)}, completion {_short(completion, 80)}"
 
 
 def _user_line(function: Reward, error: BaseException) -> list[str]:
@@ -294,8 +305,3 @@ def _user_line(function: Reward, error: BaseException) -> list[str]:
     stack = traceback.extract_stack(running) if running else traceback.extract_tb(error.__traceback__)
     frames = [frame for frame in stack if frame.filename == code.co_filename]
     return [f"{Path(frames[-1].filename).name}:{frames[-1].lineno}"] if frames else []
-
-
-def _short(value: Any, limit: int = 200) -> str:
-    text = " ".join((repr(value) if isinstance(value, (str, bytes)) else str(value)).split())
-    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from reward_models._text import completion_text
 from rlgen.errors import RewardError
-from rlgen.rewards.check import CheckedReward, checked
-from rlgen.rewards.hacks import Hack, completions, hacks_for
+from rlgen.rewards.check import CheckedReward, checked, shown_row, without_middle
+from rlgen.rewards.hacks import Hack, completions, hacks_for, prompt_text
 from rlgen.rewards.probes import (
     ROUNDING,
     Batch,
@@ -33,12 +34,14 @@ from rlgen.rewards.probes import (
     ask_in_parts,
     deviation,
 )
-from rlgen.rewards.report import Finding, Kind, Report, Separation, Verdict, short_number
+from rlgen.rewards.report import Case, Finding, Kind, Report, Separation, Verdict, short_number
 
 SIGNIFICANCE = 0.05
 FEW_PAIRS = 5  # with fewer a rank test cannot reach significance: all of them must agree
 EXACT_PAIRS = 12  # up to here all signs are tried
 SINGLE_ROWS = 16  # how many rows are asked one by one
+EXAMPLES_KEPT = 3  # rows of each hack
+SHOWN_CHARS = 200  # of each text in the report
 LENGTH_CORRELATION = 0.5  # worth a note from here on
 
 Row = Mapping[str, Any]
@@ -156,11 +159,17 @@ def separate(
     if gaps.size:
         gaps[np.abs(gaps) <= ROUNDING * max(np.abs(first).max(), np.abs(second).max())] = 0.0
     p_value, verdict = _judge(gaps)
-    example = None
-    if pairs:
-        at = int(gaps.argmin())
-        row = pairs[at]
-        example = {"row": row, "reference": first[at], "score": second[at], "completion": texts[row][:200]}
+    examples = tuple(
+        Case(
+            row=pairs[at],
+            prompt=without_middle(prompt_text(batch.prompts[pairs[at]]), SHOWN_CHARS),
+            reference_text=without_middle(completion_text(batch.completions[pairs[at]]), SHOWN_CHARS),
+            reference=float(first[at]),
+            completion=without_middle(texts[pairs[at]], SHOWN_CHARS),
+            score=float(second[at]),
+        )
+        for at in gaps.argsort(kind="stable")[:EXAMPLES_KEPT]
+    )
     return Separation(
         name=name,
         what=what,
@@ -173,7 +182,7 @@ def separate(
         p_value=p_value,
         verdict=verdict,
         disguise=disguise,
-        example=example,
+        examples=examples,
     )
 
 
@@ -229,6 +238,7 @@ def _check_contract(
             continue
         row, gap, differs = deviation(function, expected, again)
         text = f"{what}: row {row} scores {short_number(expected[row])} and then {short_number(again[row])}"
+        text += shown_row(row, batch.prompts, batch.completions)
         about = name.partition(" (")[0]
         if differs:
             # One finding a check: what is not deterministic cannot be independent of the order.

@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from rlgen.rewards.check import shortened
+
 Kind = Literal["violation", "weakness", "note"]
 Verdict = Literal["resisted", "ties", "beats", "not scored"]
 
@@ -42,6 +44,18 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Case:
+    """One row with its reference and another completion, and what they score."""
+
+    row: int
+    prompt: str
+    reference_text: str
+    reference: float
+    completion: str
+    score: float
+
+
+@dataclass(frozen=True)
 class Separation:
     """References against other completions of the same rows."""
 
@@ -61,8 +75,8 @@ class Separation:
     """One-sided, for the reference being higher: Wilcoxon's signed-rank test over rows."""
     verdict: Verdict
     disguise: bool = False
-    example: dict[str, Any] | None = None
-    """The row where the other completion does best against the reference."""
+    examples: tuple[Case, ...] = ()
+    """The rows where the other completion does best against the reference, best first."""
 
     @property
     def weak(self) -> bool:
@@ -104,6 +118,19 @@ class Report:
         scored = [hack for hack in self.hacks if hack.pairs]
         return max(scored, key=lambda hack: hack.score - hack.reference, default=None)
 
+    def worst_cases(self, count: int = 3) -> list[tuple[str, Case]]:
+        """Hacks of the weaknesses with rows where they do best, each hack once before any comes again."""
+        names = {finding.about for finding in self.weaknesses}
+        ranked = [
+            (rank, case.reference - case.score, hack.name, case)
+            for hack in self.hacks
+            if hack.name in names
+            for rank, case in enumerate(hack.examples)
+            if case.score >= case.reference
+        ]
+        ranked.sort(key=lambda item: item[:3])
+        return [(name, case) for *_, name, case in ranked[:count]]
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, in plain types for JSON."""
         best = self.best_hack
@@ -123,6 +150,7 @@ def report_view(report: Report) -> RenderableType:
         names = [finding.about for finding in grouped if finding.standing == standing]
         if names:
             parts.append(_line(kind, "hacks", f"{introduction} {', '.join(names)}".strip()))
+    parts += [_case(name, case) for name, case in report.worst_cases()]
     for finding in report.findings:
         if finding not in grouped and finding.kind != "violation":
             parts.append(_line("documented" if finding.documented else finding.kind, finding.about, finding.text))
@@ -154,6 +182,15 @@ def short_number(value: Any) -> str:
 
 def _line(kind: str, about: str, text: str) -> Text:
     return Text.assemble((kind, STYLES[kind]), f" {about}: {text}")
+
+
+def _case(name: str, case: Case) -> Text:
+    lines = (
+        f"  example: row {case.row}, {shortened(case.prompt, 80)}",
+        f"    {short_number(case.reference):>8}  reference  {shortened(case.reference_text, 80)}",
+        f"    {short_number(case.score):>8}  {name}  {shortened(case.completion, 80)}",
+    )
+    return Text("\n".join(lines))
 
 
 def _state(report: Report) -> str:
@@ -188,10 +225,12 @@ def _facts(report: Report) -> Table:
 
 
 def _hack_table(report: Report) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    # On a narrow terminal only the last column gives way.
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", expand=True)
     for name in ("hack", "score", "reference", "wins", "ties", "p", "verdict", "what it is"):
         left = name in ("hack", "verdict", "what it is")
-        table.add_column(name, justify="left" if left else "right", no_wrap=True, overflow="ellipsis")
+        ratio = 1 if name == "what it is" else None
+        table.add_column(name, justify="left" if left else "right", no_wrap=True, overflow="ellipsis", ratio=ratio)
     nearest_first = sorted(report.hacks, key=lambda hack: (not hack.pairs, hack.reference - hack.score, hack.name))
     weak = {finding.about: finding for finding in report.findings if finding.kind == "weakness"}
     for hack in nearest_first:

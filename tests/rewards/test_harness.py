@@ -84,6 +84,51 @@ def test_keyword_counting_is_caught_with_its_own_keywords():
     assert {"reward_keywords", "padded", "other_row"} <= {finding.about for finding in report.weaknesses}
 
 
+def test_a_weakness_shows_the_rows_in_which_bad_text_scored_above_good_text():
+    report = inspect_reward(checked(keyword_counting), ROWS)
+    cases = report.worst_cases()
+    assert len(cases) == 3
+    assert cases[0][0] == "reward_keywords"
+    assert len({name for name, _ in cases}) == 3  # each hack once before any comes again
+    for name, case in report.worst_cases(1000):
+        assert (case.prompt, case.reference_text) == PAIRS[case.row]
+        if len(case.completion) < 150:  # longer ones are cut
+            assert [case.reference, case.score] == keyword_counting([case.reference_text, case.completion])
+        assert case.score >= case.reference
+        assert by_name(report)[name].weak
+    shown = text_of(report)
+    name, worst = cases[0]
+    assert repr(worst.prompt) in shown
+    assert repr(worst.completion)[:35] in shown
+    assert f"{worst.score:.3g}  {name}" in shown
+    assert f"{worst.reference:.3g}  reference  {worst.reference_text!r}"[:70] in shown
+    json_cases = report.to_dict()["hacks"][0]["examples"]
+    assert set(json_cases[0]) == {"row", "prompt", "reference_text", "reference", "completion", "score"}
+
+
+def test_one_weakness_shows_several_of_its_rows():
+    def but_for_the_prompt(prompts, completions, answer, **_):
+        return [float(c in (p, good)) for p, c, good in zip(prompts, completions, answer, strict=True)]
+
+    report = inspect_reward(checked(but_for_the_prompt), ROWS)
+    assert [name for name, _ in report.worst_cases()] == ["prompt_echo"] * 3
+    assert len({case.row for _, case in report.worst_cases()}) == 3
+
+
+def test_a_clean_reward_has_no_worst_case_and_a_documented_one_is_not_shown():
+    assert inspect_reward(checked(exact), ROWS).worst_cases() == []
+    known = Documentation(gaming=True)
+    assert inspect_reward(checked(keyword_counting), ROWS, documented=known).worst_cases() == []
+
+
+def test_scores_that_are_not_reproducible_show_their_row():
+    for function in (dice, place):
+        (finding,) = inspect_reward(checked(function), ROWS).violations
+        row = int(re.search(r"row (\d+)", finding.text)[1])
+        prompt, completion = PAIRS[row]
+        assert finding.text.endswith(f"; prompt {prompt!r}, completion {completion!r}")
+
+
 def test_a_reward_for_length_is_caught():
     report = inspect_reward(checked(longer), ROWS)
     assert report.length_correlation == pytest.approx(1.0)
@@ -348,6 +393,14 @@ def test_the_view_shows_contract_hacks_and_verdict():
     assert "breaks the contract: empty, whitespace" in shown
     shown = text_of(inspect_reward(checked(exact), ROWS))
     assert "no hack reaches the references" in shown
+
+
+def test_a_narrow_terminal_costs_the_descriptions_only():
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(report_view(inspect_reward(checked(keyword_counting), ROWS)))
+    shown = console.export_text()
+    assert re.search(r"hack +score +reference +wins +ties +p +verdict +what", shown)
+    assert re.search(r"reward_keywords +\S+ +\S+ +0% +0% +\S+ +beats +words", shown)
 
 
 def test_the_same_check_twice_says_the_same():
