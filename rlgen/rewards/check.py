@@ -4,10 +4,11 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import itertools
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set, Sized
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class CheckedReward:
         except RewardError:
             raise
         except (Exception, SystemExit) as error:  # a reward must not end the run without a word
-            row = _failing_row(self.function, prompts, completions, columns)
+            row = _failing_row(self, prompts, completions, columns)
             raise _raised(self, error, row, prompts, completions, columns) from error
         except OverdueError as error:
             row = _hanging_row(self, prompts, completions, columns)
@@ -94,6 +95,7 @@ class AsyncCheckedReward(CheckedReward):
             output = await asyncio.wait_for(
                 self.function(prompts=prompts, completions=completions, **columns), self.timeout
             )
+            return self._contract(output, prompts, completions, columns)
         except RewardError:
             raise
         except (Exception, SystemExit) as error:
@@ -101,7 +103,6 @@ class AsyncCheckedReward(CheckedReward):
             late = isinstance(error, TimeoutError) and time.monotonic() - began >= (self.timeout or math.inf)
             reason = OverdueError(self.timeout or 0.0) if late else error
             raise _raised(self, reason, None, prompts, completions, columns) from error
-        return self._contract(output, prompts, completions, columns)
 
 
 def checked(function: Reward, name: str | None = None) -> CheckedReward:
@@ -130,25 +131,44 @@ def contract_floats(name: str, output: Any, rows: int) -> list[float | None]:
 
     Args:
         name: the reward's name, for messages.
-        output: what the function returned: a list, tuple, array or tensor.
+        output: what the function returned: a list, tuple, array, tensor, or an iterator such as a generator.
         rows: how many values are due.
 
     Raises:
-        RewardError: not a sequence, wrong length, or a value that is no finite number.
+        RewardError: nothing with an order, wrong length, or a value that is no finite number.
     """
-    if isinstance(output, (str, bytes, Mapping)) or not isinstance(output, Iterable):
-        raise RewardError(
-            f"reward '{name}' returned {type(output).__name__}; return a list with one number or None per completion"
-        )
-    try:
-        values = list(output)
-    except TypeError as error:  # a tensor without dimensions claims to be iterable
-        raise RewardError(f"reward '{name}' returned a single value; return a list with one per completion") from error
+    values = listed(f"reward '{name}'", output, rows, "a list with one number or None per completion")
     if len(values) != rows:
         raise RewardError(
             f"reward '{name}' returned {len(values)} values for {rows} completions; return exactly one per completion"
         )
     return [_contract_float(name, value, row) for row, value in enumerate(values)]
+
+
+def listed(who: str, output: Any, limit: int, wanted: str) -> list[Any]:
+    """Turn what a reward returned into a list, of any length.
+
+    Args:
+        who: the reward, for messages.
+        output: what it returned; the body of a generator runs here.
+        limit: how many values an iterator may have, which could go on forever.
+        wanted: what it should return, for messages.
+
+    Raises:
+        RewardError: nothing with an order, or a longer iterator.
+    """
+    if isinstance(output, (str, bytes, Mapping, Set)) or not isinstance(output, Iterable):
+        raise RewardError(f"{who} returned {type(output).__name__}; return {wanted}")
+    try:
+        values = iter(output)
+    except TypeError as error:  # a tensor without dimensions claims to be iterable
+        raise RewardError(f"{who} returned a single value; return {wanted}") from error
+    if isinstance(output, Sized):
+        return list(values)
+    found = list(itertools.islice(values, limit + 1))
+    if len(found) > limit:
+        raise RewardError(f"{who} returned {type(output).__name__} with more than {limit} values; return {wanted}")
+    return found
 
 
 def check_rewards(
@@ -225,15 +245,21 @@ def _contract_float(name: str, value: Any, row: int) -> float | None:
 
 
 def _failing_row(
-    function: Reward, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
+    reward: CheckedReward, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]
 ) -> int | None:
     """Index of the first row that fails on its own; None if no single row does."""
     for row in range(len(prompts)):
         try:
-            function(**one_row(row, prompts, completions, columns))
+            _ask_row(reward, one_row(row, prompts, completions, columns))
         except (Exception, SystemExit):
             return row
     return None
+
+
+def _ask_row(reward: CheckedReward, arguments: dict[str, Any]) -> None:
+    """Call a reward as its wrapper does, whether or not it keeps the contract: a generator runs when it is read."""
+    with contextlib.suppress(RewardError):
+        reward.contract(reward.function(**arguments), 1, arguments)
 
 
 def _hanging_row(
@@ -246,7 +272,7 @@ def _hanging_row(
         for row in range(len(prompts)):
             at[:] = row, time.monotonic()
             with contextlib.suppress(Exception):
-                reward.function(**one_row(row, prompts, completions, columns))
+                _ask_row(reward, one_row(row, prompts, completions, columns))
 
     seconds = reward.timeout or 0.0
     try:

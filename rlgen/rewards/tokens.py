@@ -8,11 +8,11 @@ ends it included; None means that the reward does not apply to the row.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlgen.errors import RewardError
-from rlgen.rewards.check import AsyncCheckedReward, CheckedReward, is_async
+from rlgen.rewards.check import AsyncCheckedReward, CheckedReward, is_async, listed
 
 TokenReward = Callable[..., Any]
 
@@ -47,7 +47,7 @@ def contract_token_floats(name: str, output: Any, completion_ids: Sequence[Seque
     Raises:
         RewardError: not a sequence, a wrong length, or a value that is no finite number.
     """
-    rows = _as_list(f"token reward '{name}'", output, "a list of numbers or None per completion")
+    rows = listed(f"token reward '{name}'", output, len(completion_ids), "a list of numbers or None per completion")
     if len(rows) != len(completion_ids):
         raise RewardError(
             f"token reward '{name}' returned {len(rows)} rows for {len(completion_ids)} completions; "
@@ -61,7 +61,8 @@ def contract_token_floats(name: str, output: Any, completion_ids: Sequence[Seque
 def _contract_row(name: str, output: Any, tokens: int, row: int) -> list[float] | None:
     if output is None:
         return None
-    values = _as_list(f"token reward '{name}', row {row},", output, "a list with one number per token, or None")
+    who = f"token reward '{name}', row {row},"
+    values = listed(who, output, tokens, "a list with one number per token, or None")
     if len(values) != tokens:
         raise RewardError(
             f"token reward '{name}' returned {len(values)} values for row {row}, whose completion has {tokens} "
@@ -82,12 +83,3 @@ def _contract_row(name: str, output: Any, tokens: int, row: int) -> list[float] 
             row=row,
         )
     return numbers
-
-
-def _as_list(who: str, output: Any, wanted: str) -> list[Any]:
-    if isinstance(output, (str, bytes, Mapping)) or not isinstance(output, Iterable):
-        raise RewardError(f"{who} returned {type(output).__name__}; return {wanted}")
-    try:
-        return list(output)
-    except TypeError as error:  # a tensor without dimensions claims to be iterable
-        raise RewardError(f"{who} returned a single value; return {wanted}") from error

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import itertools
 import logging
 import math
 import pickle
@@ -10,6 +11,7 @@ import re
 import sys
 import threading
 import time
+from collections import deque
 from functools import partial
 
 import numpy as np
@@ -57,6 +59,9 @@ class Callable:
         (torch.tensor([1.0, 2.0, 3.0]), [1.0, 2.0, 3.0]),
         ([torch.tensor(1.0), torch.tensor([2.0]), 3], [1.0, 2.0, 3.0]),
         ((value for value in (1, 2, 3)), [1.0, 2.0, 3.0]),
+        (map(float, (1, 2, 3)), [1.0, 2.0, 3.0]),
+        ({"a": 1, "b": 1, "c": 3}.values(), [1.0, 1.0, 3.0]),
+        (deque([1, None, 3]), [1.0, None, 3.0]),
     ],
 )
 def test_what_counts_as_numbers_becomes_floats(output, expected):
@@ -81,6 +86,11 @@ def test_what_counts_as_numbers_becomes_floats(output, expected):
         (torch.tensor(1.0), "returned a single value"),
         ("abc", "returned str"),
         ({0: 1.0, 1: 1.0, 2: 1.0}, "returned dict"),
+        ({1.0, 2.0, 3.0}, "returned set"),  # which has no order
+        (frozenset((1.0, 2.0, 3.0)), "returned frozenset"),
+        ((value for value in (1.0, 2.0)), "returned 2 values for 3 completions"),
+        ((value for value in (1.0, 2.0, "3")), "returned '3' (str) for row 2"),
+        (itertools.repeat(1.0), "returned repeat with more than 3 values"),
     ],
 )
 def test_a_broken_contract_is_one_line_with_name_and_row(output, complaint):
@@ -94,6 +104,49 @@ def test_a_broken_contract_is_one_line_with_name_and_row(output, complaint):
     if row:
         assert f"; prompt '{PROMPTS[int(row[1])]}', completion '{COMPLETIONS[int(row[1])]}'" in message
         assert caught.value.row == int(row[1])
+
+
+async def generates_without_end(completions, **kwargs):
+    while True:
+        yield 1.0
+
+
+def test_an_async_generator_is_refused():
+    with pytest.raises(RewardError, match="'generates_without_end' returned async_generator; return a list"):
+        checked(generates_without_end)(PROMPTS, COMPLETIONS)
+
+
+def test_an_exception_in_a_generator_names_its_row_and_line():
+    def lazy(completions, **kwargs):
+        for completion in completions:
+            if completion == "yy":
+                raise TypeError("no twins")
+            yield 1.0
+
+    async def later(completions, **kwargs):
+        return lazy(completions)
+
+    with pytest.raises(
+        RewardError, match=r"'lazy' raised TypeError: no twins \(row 1, test_check\.py:\d+\)"
+    ) as caught:
+        checked(lazy)(PROMPTS, COMPLETIONS)
+    assert "prompt 'b', completion 'yy'" in str(caught.value)
+    assert caught.value.row == 1
+    with pytest.raises(RewardError, match="'later' raised TypeError: no twins"):
+        asyncio.run(checked(later)(PROMPTS, COMPLETIONS))
+
+
+def test_a_generator_that_takes_too_long_is_stopped_and_its_row_found():
+    def lazy(completions, **kwargs):
+        for completion in completions:
+            while completion == "yy":
+                pass
+            yield 1.0
+
+    reward = checked(lazy)
+    reward.timeout = 0.3
+    with pytest.raises(RewardError, match=r"\(row 1, test_check\.py:\d+\)"):
+        reward(PROMPTS, COMPLETIONS)
 
 
 def test_an_exception_names_type_message_row_and_line():

@@ -1,6 +1,7 @@
 """The contract of token-level rewards: what passes, and one clear line for everything that does not."""
 
 import asyncio
+import itertools
 import pickle
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def test_it_is_wrapped_once_keeps_its_name_and_can_be_pickled():
         (np.array([1.0, 1.0, 0.5], dtype=np.float32), None),
         [torch.tensor([1.0, 1.0, 0.5]), None],
         iter([[1, 1, 0.5], None]),
+        [(value for value in (1, 1, 0.5)), None],
     ],
 )
 def test_what_counts_as_numbers_becomes_floats(output):
@@ -73,6 +75,10 @@ def test_what_counts_as_numbers_becomes_floats(output):
         (None, "token reward 'reward' returned NoneType; return a list of numbers or None per completion"),
         ("abc", "token reward 'reward' returned str"),
         (torch.tensor(1.0), "returned a single value"),
+        ({(1.0, 1.0, 0.5), None}, "token reward 'reward' returned set"),
+        ([{1.0, 2.0, 3.0}, None], "row 0, returned set; return a list with one number per token"),
+        (itertools.repeat(None), "returned repeat with more than 2 values"),
+        ([itertools.repeat(1.0), None], "row 0, returned repeat with more than 3 values"),
         ([[1.0] * 3], "returned 1 rows for 2 completions"),
         ([[1.0] * 3, 2.0], "token reward 'reward', row 1, returned float; return a list with one number per token"),
         ([[1.0] * 3, []], "returned 0 values for row 1, whose completion has 1 tokens"),
