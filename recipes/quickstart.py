@@ -112,6 +112,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_atomic(report, (run / "compare" / "report.html").read_text(encoding="utf-8"))
     results = json.loads((run / "compare" / "results.json").read_text(encoding="utf-8"))
     print("\n".join(results["verdict"]))
+    if args.preset == "smoke":
+        who = f"a few steps of {model}" if model else "a tiny random model"
+        print(f"these numbers mean nothing: {who} can only show that every stage runs")
     print(f"took {format_seconds(sum(entry['seconds'] for entry in manifest['stages']))}")
     print(f"report: {report}")
 
