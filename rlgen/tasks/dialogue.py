@@ -7,18 +7,16 @@ them relevant, harmless and fluent. A conversation is in one split only.
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reward_models import dialogue as rewards
 from rlgen.errors import ConfigError
-from rlgen.human_pairs import CONVERSATIONS
+from rlgen.human_pairs import conversations
 from rlgen.tasks import Task
-from rlgen.tasks._rows import Row, deal, digest, make_row, package_files, split_of, splitter
+from rlgen.tasks._rows import Row, deal, digest, make_row, split_of, splitter
 
-DATA = "chitchat_dataset/dataset.json"
 SHORTEST, LONGEST = 5, 40  # words of a turn
 CONTEXT = 3  # turns
 PER_CONVERSATION = 2
@@ -60,8 +58,7 @@ def _split(name: str) -> list[Row]:
 
 @functools.cache
 def _rows() -> list[Row]:
-    (file,) = package_files(CONVERSATIONS, [DATA])
-    chats: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    chats = conversations()
     return [row for key in sorted(chats) for row in _turns(key, chats[key])]
 
 

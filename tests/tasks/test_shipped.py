@@ -13,18 +13,17 @@ import pytest
 from datasets import Dataset
 
 from reward_models.sandbox import SandboxUnavailable
+from rlgen import human_pairs
 from rlgen.data import check_disjoint, row_hashes
-from rlgen.errors import ConfigError, DataError
+from rlgen.errors import ConfigError, DataError, ModelError
 from rlgen.rewards import load_rewards, weighted_sum
 from rlgen.tasks import (
     SPLITS,
     Task,
     _benchmarks,
-    _rated,
     _rows,
     augmentation,
     code_generation,
-    dialogue,
     get_task,
     instructions,
     reasoning,
@@ -32,7 +31,7 @@ from rlgen.tasks import (
     task_names,
     translation,
 )
-from rlgen.wheels import PackageFile, cache_dir
+from rlgen.wheels import PackageFile, package_files
 
 # Task, source, the splits that are looked at (all, where that is quick), the least mean reward of the references.
 QUICK = {
@@ -46,16 +45,15 @@ QUICK = {
     "augmentation": (None, ("preference", "validation"), 0.8),
 }
 FETCHED = {
-    "controlled": (_rated.RATED_SENTENCES, _rated.ARCHIVE),
-    "augmentation": (_rated.RATED_SENTENCES, _rated.ARCHIVE),
-    "dialogue": (dialogue.CONVERSATIONS, dialogue.DATA),
+    "controlled": (human_pairs.RATED_SENTENCES, human_pairs.RATED_ARCHIVE),
+    "augmentation": (human_pairs.RATED_SENTENCES, human_pairs.RATED_ARCHIVE),
+    "dialogue": (human_pairs.CONVERSATIONS, human_pairs.CHATS),
 }
 
 
 def needs(package: PackageFile, member: str) -> None:
     """Skip where data has not been fetched: tests download nothing."""
-    file = cache_dir() / f"{package.package}-{package.version}-{package.sha256[:8]}-files" / member
-    if not file.is_file():
+    if not (package.folder / member).is_file():
         pytest.skip(f"{package.package} {package.version} is not in rlgen's cache; use the task once to fetch it")
 
 
@@ -258,8 +256,8 @@ def test_what_generated_examples_are_worth() -> None:
 def test_a_package_that_cannot_be_had_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLGEN_CACHE", str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    with pytest.raises(DataError, match=r"IFEval's prompts cannot be fetched.*or use --task_source generated"):
-        _rows.package_files(instructions.IFEVAL, [instructions.IFEVAL_PROMPTS])
+    with pytest.raises(ModelError, match=r"IFEval's prompts cannot be fetched.*or use --task_source generated"):
+        package_files(instructions.IFEVAL, [instructions.IFEVAL_PROMPTS])
 
 
 def test_texts_stay_in_their_split_whatever_else_there_is() -> None:
