@@ -19,14 +19,17 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from datasets import Dataset
 from rich.console import Console
 
 from rlgen.config import TaskArguments, parse_arguments, recipe, resolved_config
 from rlgen.data import load_rows
 from rlgen.errors import ConfigError
-from rlgen.evaluation.capabilities import MARGIN, measure_capability, open_capabilities
-from rlgen.evaluation.checkpoints import check_unseen, open_checkpoints, parse_named, run_folders
+from rlgen.evaluation.capabilities import MARGIN, Capability, measure_capability, open_capabilities
+from rlgen.evaluation.checkpoints import Checkpoint, check_unseen, open_checkpoints, parse_named, run_folders
 from rlgen.evaluation.compare import compare
 from rlgen.evaluation.conditions import check_conditions, judge, parse_conditions
 from rlgen.evaluation.generations import Sampling
@@ -37,8 +40,8 @@ from rlgen.evaluation.measures import choose_measures
 from rlgen.evaluation.report import write_report
 from rlgen.evaluation.rows import distinct_rows, heldout_rows
 from rlgen.evaluation.tables import results_table
-from rlgen.runs import open_run, write_atomic
-from rlgen.tasks import get_task
+from rlgen.runs import Run, open_run, write_atomic
+from rlgen.tasks import Task, get_task
 
 
 @dataclass
@@ -140,6 +143,69 @@ class CompareArguments:
             raise ValueError(f"margin must not be negative, it is {self.margin}")
 
 
+def load_examples(name: str | None, task: Task | None, checkpoints: Sequence[Checkpoint]) -> Dataset | None:
+    """Rows to take the examples of few-shot checkpoints from: a file's, else the task's."""
+    if name:
+        return load_rows(name, columns=["prompt", "completion"])
+    few_shot = any(checkpoint.shots for checkpoint in checkpoints)
+    return task.split("sft") if task and few_shot else None
+
+
+def sampling_plans(args: CompareArguments, task: Task | None) -> list[Sampling]:
+    """The greedy answer to every prompt, and samples if they are asked for."""
+    length = args.max_new_tokens or (task.max_completion_tokens if task else 64)
+    greedy = Sampling(0.0, 1, length, args.seed)
+    return [greedy, Sampling(args.temperature, args.num_samples, length, args.seed)] if args.num_samples else [greedy]
+
+
+def measure_others(
+    args: CompareArguments,
+    capabilities: Sequence[Capability],
+    checkpoints: Sequence[Checkpoint],
+    samplings: Sequence[Sampling],
+    overlaps: dict[str, dict[str, Any]],
+    folder: Path,
+) -> list[dict[str, Any]]:
+    """What the checkpoints can do besides, one entry per capability."""
+    return [
+        measure_capability(
+            capability,
+            checkpoints,
+            samplings,
+            folder=folder,
+            heldout_check=overlaps[capability.name],
+            margin=args.margin,
+            batch_size=args.batch_size,
+            allow_different_prompts=args.allow_different_prompts,
+        )
+        for capability in capabilities
+    ]
+
+
+def save(run: Run, results: dict[str, Any], command: str, runs: dict[str, str]) -> Path:
+    """Write results.json, summary.md and report.html; returns the path of the last."""
+    write_atomic(run.path / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write_atomic(run.path / "summary.md", summary_markdown(results, command))
+    report = write_report(run.path, results, runs)
+    run.finish({"verdict": results["verdict"]})
+    return report
+
+
+def show(results: dict[str, Any], report: Path) -> None:
+    """Print table and verdicts, and fail where a condition does."""
+    console = Console()
+    console.print(results_table(results))
+    verdicts = [verdict["sentence"] for other in results["capabilities"] for verdict in other["verdicts"]]
+    for sentence in [*results["verdict"], *verdicts]:
+        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
+    print(f"report: {report}")
+    failed = [condition for condition in results["conditions"] if condition["failed"]]
+    for condition in failed:
+        sys.stderr.write(f"failed: {condition['condition']}: {condition['reason']}\n")
+    if failed:
+        raise SystemExit(3)
+
+
 @recipe
 def main(argv: Sequence[str] | None = None) -> None:
     """Generate, measure, test, report."""
@@ -159,17 +225,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     task = get_task(data.task, data.task_source) if data.task else None
     source = data.eval_dataset_name or data.dataset_name
     split = data.dataset_train_split if not data.eval_dataset_name else "train"
-    limits = [limit for limit in (args.max_rows, data.max_eval_rows) if limit is not None]
-    rows, warnings = distinct_rows(heldout_rows(task, source, split=split, max_rows=min(limits, default=None)))
+    most = min((limit for limit in (args.max_rows, data.max_eval_rows) if limit is not None), default=None)
+    rows, warnings = distinct_rows(heldout_rows(task, source, split=split, max_rows=most))
     rows = as_messages(rows) if args.as_chat else rows
-    capabilities = open_capabilities(args.also, min(limits, default=None))
+    capabilities = open_capabilities(args.also, most)
     checkpoints = open_checkpoints(named)
     encoder = open_checkpoints({"encoder": args.encoder})[0] if args.encoder else None
-    examples = None
-    if args.examples:
-        examples = load_rows(args.examples, columns=["prompt", "completion"])
-    elif task and not source and any(checkpoint.shots for checkpoint in checkpoints):
-        examples = task.split("sft")
+    examples = load_examples(args.examples, None if source else task, checkpoints)
     lineage = {checkpoint.name: checkpoint.runs for checkpoint in checkpoints}
     if args.reward_model:
         lineage["reward model"] = run_folders(args.reward_model)
@@ -178,10 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     overlaps = {other.name: check_unseen(other.rows, used) for other in capabilities}
 
     # 2. What is measured, and how answers are drawn
-    length = args.max_new_tokens or (task.max_completion_tokens if task and not source else 64)
-    samplings = [Sampling(0.0, 1, length, args.seed)]
-    if args.num_samples:
-        samplings.append(Sampling(args.temperature, args.num_samples, length, args.seed))
+    samplings = sampling_plans(args, None if source else task)
     measures = choose_measures(
         task,
         rows,
@@ -201,7 +260,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.record_data("heldout", rows)
     for capability in capabilities:
         run.record_data(f"also-{capability.name}", capability.rows)
-
     asked = (
         open_judge(args.judge, rubric=args.judge_rubric, budget=args.judge_budget, cache=run.path / "judge")
         if args.judge
@@ -224,42 +282,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         examples=examples,
         warnings=warnings,
     )
-    results["capabilities"] = [
-        measure_capability(
-            capability,
-            checkpoints,
-            samplings,
-            folder=run.path,
-            heldout_check=overlaps[capability.name],
-            margin=args.margin,
-            batch_size=args.batch_size,
-            allow_different_prompts=args.allow_different_prompts,
-        )
-        for capability in capabilities
-    ]
+    results["capabilities"] = measure_others(args, capabilities, checkpoints, samplings, overlaps, run.path)
     results["judge"] = judge_pairs(asked, rows, results, max_rows=args.judge_rows) if asked else []
     results["verdict"] += [entry["sentence"] for entry in results["judge"]]
     results["conditions"] = judge(conditions, results)
     results |= {"heldout_check": overlap, "config": resolved_config(args, data), "versions": run.record["versions"]}
 
     # 4. Report
-    write_atomic(run.path / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     own_runs = {name: folders[0] for name, folders in lineage.items() if folders}
     command = shlex.join(["rlgen", "compare", *(sys.argv[1:] if argv is None else argv)])
-    write_atomic(run.path / "summary.md", summary_markdown(results, command))
-    report = write_report(run.path, results, own_runs | curves)
-    run.finish({"verdict": results["verdict"]})
-    console = Console()
-    console.print(results_table(results))
-    verdicts = [verdict["sentence"] for other in results["capabilities"] for verdict in other["verdicts"]]
-    for sentence in [*results["verdict"], *verdicts]:
-        console.print(sentence, soft_wrap=True, highlight=False, markup=False)
-    print(f"report: {report}")
-    failed = [condition for condition in results["conditions"] if condition["failed"]]
-    for condition in failed:
-        sys.stderr.write(f"failed: {condition['condition']}: {condition['reason']}\n")
-    if failed:
-        raise SystemExit(3)
+    report = save(run, results, command, own_runs | curves)
+    show(results, report)
 
 
 if __name__ == "__main__":

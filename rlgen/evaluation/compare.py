@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
 
-from rlgen.errors import ConfigError, DataError
 from rlgen.evaluation.assemble import Answers, assemble
-from rlgen.evaluation.checkpoints import Checkpoint, check_same_models, check_same_prompts
+from rlgen.evaluation.checkpoints import Checkpoint
 from rlgen.evaluation.computed import (
     Computed,
     add_embedding_spread,
@@ -35,8 +31,6 @@ from rlgen.evaluation.generations import (
     loaded,
     log_ratio,
     logprobs_cached,
-    read_tokenizers,
-    vocabulary_hash,
 )
 from rlgen.evaluation.likelihood import Likelihood, reference_likelihoods
 from rlgen.evaluation.measures import (
@@ -48,12 +42,10 @@ from rlgen.evaluation.measures import (
     score_groups,
     score_side_by_side,
 )
-from rlgen.evaluation.metrics import EMBEDDING_SPREAD, LOG_PERPLEXITY
 from rlgen.evaluation.remote import is_remote, parse_remote
-from rlgen.evaluation.remote_generations import generate_remote, remote_warning
+from rlgen.evaluation.remote_generations import generate_remote
 from rlgen.evaluation.results import number
-from rlgen.generation import Prompt, render_prompts
-from rlgen.templates import choose_examples, with_examples
+from rlgen.evaluation.setup import Setup, check_request, set_up, weaknesses
 
 logger = logging.getLogger(__name__)
 
@@ -62,36 +54,6 @@ GENERATING, SCORING, JUDGING, ENCODING = 4, 2, 1, 1
 
 Ratios = dict[str, dict[str, Scores]]
 Logprobs = list[list[list[float]]]  # per prompt, sample and token
-
-
-@dataclass(frozen=True)
-class _Setup:
-    """What all checkpoints of one comparison share."""
-
-    checkpoints: Sequence[Checkpoint]
-    tokenizers: Mapping[str, PreTrainedTokenizerBase]
-    prompts: list[Prompt]
-    rendered: Mapping[str, list[str]]
-    samplings: Sequence[Sampling]
-    folder: Path
-    kl_reference: str | None
-    comparable: frozenset[str]  # checkpoints whose tokens and prompts are those of the KL reference
-    kl_prompts: int  # how many of the prompts the KL is measured on
-    batch_size: int
-    references: Sequence[Any] = ()  # per prompt: one text, several, or None; empty where no measure needs them
-    likely: frozenset[str] = frozenset()  # checkpoints under which the references' probability is measured
-    encoder: Checkpoint | None = None  # whose hidden states tell how far samples lie apart
-    asked: Mapping[str, Sequence[Prompt]] = field(default_factory=dict)  # by checkpoint, with its examples
-
-    @property
-    def plans(self) -> list[str]:
-        """Names of the sampling plans."""
-        return [sampling.name for sampling in self.samplings]
-
-    @property
-    def scored(self) -> list[str]:
-        """Checkpoints whose KL to the reference is measured."""
-        return [c.name for c in self.checkpoints if c.name in self.comparable and c.name != self.kl_reference]
 
 
 def compare(
@@ -135,68 +97,23 @@ def compare(
         DataError: There are no rows.
     """
     check_unique(measures)
-    names = [checkpoint.name for checkpoint in checkpoints]
-    if not names:
-        raise ConfigError("there is nothing to compare; give --checkpoints NAME=PATH ...")
-    if kl_reference and kl_reference not in names:
-        raise ConfigError(f"--kl_reference {kl_reference}: no checkpoint has that name ({', '.join(names)})")
-    if len(rows) == 0:
-        raise DataError("there are no held-out rows to compare on")
-    remote = [checkpoint.name for checkpoint in checkpoints if is_remote(checkpoint.path)]
-    if kl_reference in remote:
-        raise ConfigError(
-            f"--kl_reference {kl_reference}: an endpoint gives no log-probabilities; choose a local model"
-        )
-    tokenizers = read_tokenizers([checkpoint for checkpoint in checkpoints if checkpoint.name not in remote])
-    local = list(tokenizers)
-    prompts = list(rows["prompt"])
-    asked = {checkpoint.name: _with_examples(checkpoint, rows, examples) for checkpoint in checkpoints}
-    rendered = {name: render_prompts(tokenizer, asked[name]) for name, tokenizer in tokenizers.items()}
-    # Examples make prompts differ by design; what must be the same is the prompt that they stand before.
-    bare = {
-        checkpoint.name: render_prompts(tokenizers[checkpoint.name], prompts)
-        for checkpoint in checkpoints
-        if checkpoint.name in tokenizers and (checkpoint.shots is None or checkpoint.shots.style == "chat")
-    }
-    vocabularies = {name: vocabulary_hash(tokenizer) for name, tokenizer in tokenizers.items()}
-    measured = {measure.name for measure in measures if measure.score is None and measure.group is None}
-    # Token by token, a probability means something else in another vocabulary.
-    likely = [n for n in local if LOG_PERPLEXITY in measured and vocabularies[n] == vocabularies[local[0]]]
-    warnings = [
-        *warnings,
-        *check_same_models(checkpoints),
-        *check_same_prompts(bare, vocabularies, allow_different=allow_different_prompts),
-        *(remote_warning(name, prompts) for name in remote),
-    ]
-    if likely and len(likely) < len(local):
-        others = ", ".join(name for name in local if name not in likely)
-        warnings.append(f"{LOG_PERPLEXITY} is not measured for {others}: other tokens than those of {local[0]}")
-    comparable = frozenset(
-        name
-        for name in local
-        if kl_reference
-        and vocabularies[name] == vocabularies[kl_reference]
-        and rendered[name] == rendered[kl_reference]
+    check_request(checkpoints, rows, kl_reference)
+    setup = set_up(
+        checkpoints,
+        rows,
+        samplings,
+        measures,
+        folder=Path(folder),
+        kl_reference=kl_reference,
+        kl_rows=kl_rows,
+        batch_size=batch_size,
+        encoder=encoder,
+        examples=examples,
     )
+    warnings = [*warnings, *weaknesses(setup, allow_different=allow_different_prompts)]
     for warning in warnings:
         logger.warning(warning)
 
-    setup = _Setup(
-        checkpoints,
-        tokenizers,
-        prompts,
-        rendered,
-        samplings,
-        Path(folder),
-        kl_reference,
-        comparable,
-        len(prompts) if kl_rows is None else min(len(prompts), math.ceil(kl_rows / CHUNK) * CHUNK),
-        batch_size,
-        list(rows["reference"]) if "reference" in rows.column_names else [None] * len(rows),
-        frozenset(likely),
-        _encoder(checkpoints, kl_reference, encoder) if EMBEDDING_SPREAD in measured else None,
-        asked,
-    )
     steps = Steps(_work(setup, measures))
     answers, ratios, likelihoods = _generate(setup, steps)
     computed = _compute(setup, answers, ratios, likelihoods, steps)
@@ -219,26 +136,7 @@ def compare(
     return results
 
 
-def _encoder(checkpoints: Sequence[Checkpoint], kl_reference: str | None, given: Checkpoint | None) -> Checkpoint:
-    local = [checkpoint for checkpoint in checkpoints if not is_remote(checkpoint.path)]
-    encoder = given or next((c for c in local if c.name == kl_reference), local[0] if local else None)
-    if encoder is None or is_remote(encoder.path):
-        raise ConfigError(f"{EMBEDDING_SPREAD} needs the hidden states of a local model: name one with --encoder")
-    return encoder
-
-
-def _with_examples(checkpoint: Checkpoint, rows: Dataset, examples: Dataset | None) -> list[Prompt]:
-    """What a checkpoint is asked."""
-    prompts = list(rows["prompt"])
-    if checkpoint.shots is None:
-        return prompts
-    if examples is None and checkpoint.shots.number:
-        raise ConfigError(f"checkpoint {checkpoint.name}: examples need rows; give --task NAME or --examples FILE")
-    chosen = choose_examples(examples, checkpoint.shots, rows) if examples is not None else []
-    return with_examples(prompts, chosen, checkpoint.shots.style)
-
-
-def _work(setup: _Setup, measures: Sequence[Measure]) -> int:
+def _work(setup: Setup, measures: Sequence[Measure]) -> int:
     """Units of work ahead. Measures that are no models cost next to nothing."""
     samples = sum(sampling.num_samples for sampling in setup.samplings)
     models = sum(is_model(measure.score) for measure in measures)
@@ -249,7 +147,7 @@ def _work(setup: _Setup, measures: Sequence[Measure]) -> int:
     ) + SCORING * len(setup.prompts) * len(setup.likely)
 
 
-def _generate(setup: _Setup, steps: Steps) -> tuple[Answers, Ratios, dict[str, list[Likelihood]]]:
+def _generate(setup: Setup, steps: Steps) -> tuple[Answers, Ratios, dict[str, list[Likelihood]]]:
     """Completions of every checkpoint, their log-ratios to the reference, and how likely it finds the human answers.
 
     One model is in memory at a time.
@@ -307,7 +205,7 @@ def _generate(setup: _Setup, steps: Steps) -> tuple[Answers, Ratios, dict[str, l
 
 
 def _compute(
-    setup: _Setup,
+    setup: Setup,
     answers: Answers,
     ratios: Ratios,
     likelihoods: Mapping[str, Sequence[Likelihood]],
@@ -332,7 +230,7 @@ def _compute(
 
 
 def _logprobs(
-    setup: _Setup, policy: Loaded, name: str, generated: Mapping[str, Generated], steps: Steps
+    setup: Setup, policy: Loaded, name: str, generated: Mapping[str, Generated], steps: Steps
 ) -> dict[str, Logprobs]:
     """What a policy thinks of a checkpoint's completions, as far as the KL is measured."""
     return logprobs_cached(
@@ -348,7 +246,7 @@ def _logprobs(
 
 
 def _log_ratios(
-    setup: _Setup,
+    setup: Setup,
     plan: str,
     answers: Mapping[str, Generated],
     own: Mapping[str, Mapping[str, Logprobs]],

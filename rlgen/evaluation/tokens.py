@@ -93,25 +93,7 @@ def token_view(
     tokenizers = read_tokenizers(checkpoints)
     prompts = list(rows["prompt"])
     _check_same_tokens(tokenizers, prompts, author)
-    tokenizer, values = tokenizers[author], None
-    order = [author, *(name for name in by_name if name != author)]
-    logprobs: dict[str, list[list[float]]] = {}
-    answers: list[Completion] = []
-    for done, name in enumerate(order):
-        with loaded(by_name[name]) as policy:
-            if name == author:
-                written = generate(
-                    policy.model, tokenizer, prompts, max_new_tokens=max_new_tokens, temperature=0.0, batch_size=8
-                )
-                answers = [samples[0] for samples in written]
-            ids = [[answer.token_ids] for answer in answers]
-            scored = completion_logprobs(policy.model, tokenizers[name], prompts, ids)
-            logprobs[name] = [samples[0] for samples in scored]
-            if name == author and critic is not None:
-                # After the scoring: some critics put an adapter of their own into the model.
-                judged = load_critic(critic, policy.model)  # type: ignore[arg-type]
-                values = completion_values(judged, tokenizer, prompts, [answer.token_ids for answer in answers])
-        report_progress("tokens", done + 1, len(order))
+    answers, logprobs, values = _ask(by_name, tokenizers, prompts, author, max_new_tokens, critic)
     shaping = shaping or Shaping()
     columns = {name: list(rows[name]) for name in rows.column_names if name not in ("prompt", "completion")}
     rewards = judge(prompts, [answer.text for answer in answers], columns) if judge else [None] * len(prompts)
@@ -134,7 +116,7 @@ def token_view(
                 "finished": answers[i].finished,
                 "reward": None if rewards[i] is None else number(float(rewards[i] or 0.0)),
                 **_tokens(
-                    token_texts(tokenizer, answers[i].token_ids),
+                    token_texts(tokenizers[author], answers[i].token_ids),
                     answers[i].token_ids,
                     {name: logprobs[name][i] for name in by_name},
                     (author, reference),
@@ -146,6 +128,42 @@ def token_view(
             for i, row_id in enumerate(row_hashes(rows))
         ],
     }
+
+
+def _ask(
+    checkpoints: Mapping[str, Checkpoint],
+    tokenizers: Mapping[str, PreTrainedTokenizerBase],
+    prompts: Sequence[Any],
+    author: str,
+    max_new_tokens: int,
+    critic: str | Path | None,
+) -> tuple[list[Completion], dict[str, list[list[float]]], list[list[float]] | None]:
+    """The author's answers; per checkpoint the log-probabilities of their tokens; the critic's values of them."""
+    order = [author, *(name for name in checkpoints if name != author)]
+    logprobs: dict[str, list[list[float]]] = {}
+    answers: list[Completion] = []
+    values = None
+    for done, name in enumerate(order):
+        with loaded(checkpoints[name]) as policy:
+            if name == author:
+                written = generate(
+                    policy.model,
+                    tokenizers[name],
+                    prompts,
+                    max_new_tokens=max_new_tokens,
+                    temperature=0.0,
+                    batch_size=8,
+                )
+                answers = [samples[0] for samples in written]
+            ids = [[answer.token_ids] for answer in answers]
+            scored = completion_logprobs(policy.model, tokenizers[name], prompts, ids)
+            logprobs[name] = [samples[0] for samples in scored]
+            if name == author and critic is not None:
+                # After the scoring: some critics put an adapter of their own into the model.
+                judged = load_critic(critic, policy.model)  # type: ignore[arg-type]
+                values = completion_values(judged, tokenizers[name], prompts, [answer.token_ids for answer in answers])
+        report_progress("tokens", done + 1, len(order))
+    return answers, logprobs, values
 
 
 def advantages(

@@ -130,7 +130,8 @@ def test_probabilities_of_other_tokens_are_not_compared(setting, tmp_path, tiny_
 
 def test_kl_is_measured_on_as_many_prompts_as_asked_for(setting, tmp_path, monkeypatch):
     monkeypatch.setattr(generations, "CHUNK", 4)
-    monkeypatch.setattr("rlgen.evaluation.compare.CHUNK", 4)
+    for module in ("setup", "compare"):
+        monkeypatch.setattr(f"rlgen.evaluation.{module}.CHUNK", 4)
     main.__wrapped__(flags(setting, tmp_path / "out", "--kl_rows", "6"))
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     counts = {row["measure"]: row["n"] for row in results["comparisons"]}
