@@ -162,13 +162,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     limits = [limit for limit in (args.max_rows, data.max_eval_rows) if limit is not None]
     rows, warnings = distinct_rows(heldout_rows(task, source, split=split, max_rows=min(limits, default=None)))
     rows = as_messages(rows) if args.as_chat else rows
-    capabilities = open_capabilities(args.also, min(limits, default=None))
     checkpoints = open_checkpoints(named)
     encoder = open_checkpoints({"encoder": args.encoder})[0] if args.encoder else None
-    examples = None
-    if args.examples:
-        examples = load_rows(args.examples, columns=["prompt", "completion"])
-    elif task and not source and any(checkpoint.shots for checkpoint in checkpoints):
+    few_shot = any(checkpoint.shots and checkpoint.shots.number for checkpoint in checkpoints)
+    examples = load_rows(args.examples, columns=["prompt", "completion"]) if args.examples else None
+    capabilities = open_capabilities(
+        args.also, min(limits, default=None), as_chat=args.as_chat, few_shot=few_shot, examples=examples
+    )
+    if examples is None and few_shot and task and not source:
         examples = task.split("sft")
     lineage = {checkpoint.name: checkpoint.runs for checkpoint in checkpoints}
     if args.reward_model:
