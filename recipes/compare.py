@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from rich.console import Console
 
 from rlgen.config import TaskArguments, parse_arguments, recipe, resolved_config
@@ -143,14 +142,6 @@ class CompareArguments:
             raise ValueError(f"margin must not be negative, it is {self.margin}")
 
 
-def load_examples(name: str | None, task: Task | None, checkpoints: Sequence[Checkpoint]) -> Dataset | None:
-    """Rows to take the examples of few-shot checkpoints from: a file's, else the task's."""
-    if name:
-        return load_rows(name, columns=["prompt", "completion"])
-    few_shot = any(checkpoint.shots for checkpoint in checkpoints)
-    return task.split("sft") if task and few_shot else None
-
-
 def sampling_plans(args: CompareArguments, task: Task | None) -> list[Sampling]:
     """The greedy answer to every prompt, and samples if they are asked for."""
     length = args.max_new_tokens or (task.max_completion_tokens if task else 64)
@@ -228,10 +219,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     most = min((limit for limit in (args.max_rows, data.max_eval_rows) if limit is not None), default=None)
     rows, warnings = distinct_rows(heldout_rows(task, source, split=split, max_rows=most))
     rows = as_messages(rows) if args.as_chat else rows
-    capabilities = open_capabilities(args.also, most)
     checkpoints = open_checkpoints(named)
     encoder = open_checkpoints({"encoder": args.encoder})[0] if args.encoder else None
-    examples = load_examples(args.examples, None if source else task, checkpoints)
+    few_shot = any(checkpoint.shots and checkpoint.shots.number for checkpoint in checkpoints)
+    examples = load_rows(args.examples, columns=["prompt", "completion"]) if args.examples else None
+    capabilities = open_capabilities(args.also, most, as_chat=args.as_chat, few_shot=few_shot, examples=examples)
+    if examples is None and few_shot and task and not source:
+        examples = task.split("sft")
     lineage = {checkpoint.name: checkpoint.runs for checkpoint in checkpoints}
     if args.reward_model:
         lineage["reward model"] = run_folders(args.reward_model)

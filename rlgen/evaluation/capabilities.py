@@ -15,6 +15,7 @@ from rlgen.errors import ConfigError
 from rlgen.evaluation.checkpoints import Checkpoint
 from rlgen.evaluation.compare import compare
 from rlgen.evaluation.generations import Sampling
+from rlgen.evaluation.ifeval import as_messages
 from rlgen.evaluation.measures import Measure, choose_measures
 from rlgen.evaluation.results import find_comparison, main_pairs, number, primary_measure, title
 from rlgen.evaluation.rows import distinct_rows, heldout_rows
@@ -38,6 +39,7 @@ class Capability:
         measures: What is measured; the verdict is about the first reward, else the first metric.
         max_new_tokens: Length limit of the task; None for own rows.
         warnings: What weakens the comparison.
+        examples: Rows that few-shot checkpoints take their examples from.
     """
 
     name: str
@@ -46,30 +48,55 @@ class Capability:
     measures: Sequence[Measure]
     max_new_tokens: int | None
     warnings: Sequence[str]
+    examples: Dataset | None = None
 
 
-def open_capabilities(entries: Sequence[str], max_rows: int | None) -> list[Capability]:
+def open_capabilities(
+    entries: Sequence[str],
+    max_rows: int | None,
+    *,
+    as_chat: bool = False,
+    few_shot: bool = False,
+    examples: Dataset | None = None,
+) -> list[Capability]:
     """Read `TASK`, `NAME=TASK` or `NAME=ROWS@METRIC,METRIC` and try the measures on two rows.
 
     Args:
         entries: As given. A task has its own rewards and metrics; own rows have those after the `@`, or ROUGE-L.
         max_rows: Take at most so many rows of each; None for all.
+        as_chat: Turn plain prompts into messages of a user.
+        few_shot: A checkpoint wants examples. Those of a task are its `sft` rows.
+        examples: Rows with `prompt` and `completion` to take those of own rows from.
 
     Raises:
-        ConfigError: An entry cannot be read, a name is doubled, or nothing can be measured.
+        ConfigError: An entry cannot be read, a name is doubled, nothing can be measured, or there are no examples.
         DataError: There are no rows.
         RewardError: A measure breaks the reward contract.
     """
     opened: list[Capability] = []
     for entry in entries:
-        capability = _open(entry, max_rows)
+        capability = _open(entry, max_rows, as_chat)
         if capability.name in [other.name for other in opened]:
             raise ConfigError(f"--also: the name '{capability.name}' is given twice; rename one")
+        if few_shot:
+            capability = replace(capability, examples=_examples(capability, entry, examples))
         opened.append(capability)
     return opened
 
 
-def _open(entry: str, max_rows: int | None) -> Capability:
+def _examples(capability: Capability, entry: str, examples: Dataset | None) -> Dataset:
+    if _names_task(capability.source):
+        return get_task(capability.source).split("sft")
+    if examples is None:
+        raise ConfigError(f"--also {entry}: a checkpoint wants examples, and own rows have none; give --examples FILE")
+    return examples
+
+
+def _names_task(source: str) -> bool:
+    return source in task_names() or (source.endswith((".py", ".yaml", ".yml")) and Path(source).is_file())
+
+
+def _open(entry: str, max_rows: int | None, as_chat: bool) -> Capability:
     place, at, listed = entry.partition("@")
     name, equals, source = place.partition("=")
     source = source if equals else name
@@ -78,9 +105,10 @@ def _open(entry: str, max_rows: int | None) -> Capability:
         raise ConfigError(f"--also {entry}: write it as TASK, NAME=TASK or NAME=ROWS@METRIC,METRIC")
     if not _NAME.fullmatch(name):
         raise ConfigError(f"--also {entry}: the name '{name}' may hold letters, digits and . _ + - only")
-    of_task = source in task_names() or (source.endswith(".py") and Path(source).is_file())
+    of_task = _names_task(source)
     task = get_task(source) if of_task else None
     rows, warnings = distinct_rows(heldout_rows(task, None if of_task else source, max_rows=max_rows))
+    rows = as_messages(rows) if as_chat else rows
     measures = choose_measures(
         task,
         rows,
@@ -136,6 +164,7 @@ def measure_capability(
         task=capability.source,
         batch_size=batch_size,
         allow_different_prompts=allow_different_prompts,
+        examples=capability.examples,
         warnings=capability.warnings,
     )
     measure = primary_measure(results)

@@ -55,6 +55,16 @@ def test_a_name_is_given_once_and_files_exist(qa):
         open_capabilities(["qa=missing.jsonl"], None)
 
 
+def test_few_shot_checkpoints_find_examples_for_each_capability(qa):
+    (found,) = open_capabilities(["docstring"], 11, few_shot=True)
+    assert "completion" in found.examples.column_names
+    with pytest.raises(ConfigError, match="give --examples FILE"):
+        open_capabilities([f"qa={qa}"], None, few_shot=True)
+    (found,) = open_capabilities([f"qa={qa}"], None, few_shot=True, examples=found.examples, as_chat=True)
+    assert found.examples is not None
+    assert found.rows[0]["prompt"] == [{"role": "user", "content": "What is 0 + 0?"}]
+
+
 def results(low, high, *, higher=True, n=20, samples=()):
     row = {
         **{"a": "sft", "b": "ppo", "measure": "score", "sampling": "greedy", "n": n, "mean_a": 0.5, "mean_b": 0.5},
