@@ -64,7 +64,9 @@ def label_by_people(completions: Sequence[Any], label: Sequence[str], **_: Any) 
     return rewards.label_kept(completions, label=label, labeled=[labeled] * len(completions))
 
 
-def gain(seeds: Sequence[Mapping[str, Any]], generated: Sequence[str], test: int = 600) -> tuple[float, float]:
+def classified(
+    seeds: Sequence[Mapping[str, Any]], generated: Sequence[str], test: int = 600
+) -> tuple[list[bool], list[bool]]:
     """Measure what generated examples are worth to a classifier, on sentences that people have labeled.
 
     Args:
@@ -73,22 +75,29 @@ def gain(seeds: Sequence[Mapping[str, Any]], generated: Sequence[str], test: int
         test: How many sentences to test on; none of them is a seed of this split or an answer to one.
 
     Returns:
-        Accuracy, in [0, 1], of naive Bayes trained on the seeds alone, and on the seeds with the generated texts.
+        For each test sentence whether naive Bayes trained on the seeds alone is right about it, and whether the one
+        trained on the seeds and the generated texts is.
+
+    Raises:
+        ConfigError: There are more seeds than the classifier reads.
     """
     known = {str(row["seed"]) for row in seeds} | set(generated)
     people = [row for row in _labeled("heldout") + _labeled("validation") if row["text"] not in known][:test]
     own = [{"text": str(row["seed"]), "label": str(row["label"])} for row in seeds]
     new = [{"text": text, "label": str(row["label"])} for row, text in zip(seeds, generated, strict=True)]
     if len(own) + len(new) > rewards.MAX_LABELED:
-        raise ConfigError(f"gain reads at most {rewards.MAX_LABELED // 2} seeds with one text each, not {len(own)}")
-    return _accuracy(own, people), _accuracy(own + new, people)
+        raise ConfigError(
+            f"the classifier reads at most {rewards.MAX_LABELED // 2} seeds with one text each, not {len(own)}; "
+            f"compare with --max_rows {rewards.MAX_LABELED // 2}"
+        )
+    return _right(own, people), _right(own + new, people)
 
 
-def _accuracy(labeled: list[dict[str, str]], test: list[dict[str, str]]) -> float:
+def _right(labeled: list[dict[str, str]], test: list[dict[str, str]]) -> list[bool]:
     texts = [row["text"] for row in test]
     scores = rewards.label_kept(texts, label=[row["label"] for row in test], labeled=[labeled] * len(texts))
     # A score of 1 stands for a probability of 80% and more; half and half is at 0.625.
-    return sum(score is not None and score > 0.5 / 0.8 for score in scores) / len(texts)
+    return [score is not None and score > 0.5 / 0.8 for score in scores]
 
 
 @functools.cache

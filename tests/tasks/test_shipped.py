@@ -242,12 +242,12 @@ def test_what_generated_examples_are_worth() -> None:
     of_label = {label: [row["text"] for row in more if row["label"] == label] for label in ("positive", "negative")}
     good = [of_label[row["label"]].pop() for row in rows]
     bad = [of_label["negative" if row["label"] == "positive" else "positive"].pop() for row in rows]
-    alone, helped = augmentation.gain(rows, good)
-    _, harmed = augmentation.gain(rows, bad)
-    assert 0.5 < alone < 0.8
-    assert helped > harmed + 0.03
-    with pytest.raises(ConfigError, match="at most"):
-        augmentation.gain(rows * 5, good * 5)
+    alone, helped = augmentation.classified(rows, good)
+    _, harmed = augmentation.classified(rows, bad)
+    assert 0.5 < sum(alone) / len(alone) < 0.8
+    assert sum(helped) > sum(harmed) + 0.03 * len(alone)
+    with pytest.raises(ConfigError, match="at most 256 seeds"):
+        augmentation.classified(rows * 5, good * 5)
 
 
 # Files out of packages
