@@ -1,4 +1,4 @@
-"""Search good settings of any other recipe: trials in run folders of their own, resumable, the hopeless ones cut short.
+"""Search good settings of any other recipe: resumable, each trial a run of its own, hopeless ones cut short.
 
     rlgen sweep --recipe ppo --config docstring/ppo.yaml --search search.yaml --trials 20 --metric reward
     rlgen sweep --recipe sft --config docstring/sft.yaml --search search.yaml --metric eval_loss --seeds 3
@@ -50,10 +50,11 @@ class SweepArguments:
         metadata={"help": "What to optimize: a name in the recipe's metrics.jsonl, or in the summary of its run.json."}
     )
     base: str | None = field(
-        default=None, metadata={"help": "YAML file with the recipe's settings that all trials share; --config is the same."}
+        default=None,
+        metadata={"help": "YAML file with the recipe's settings for all trials; --config is the same."},
     )
     output_dir: str = field(default="runs/sweep", metadata={"help": "Folder of the sweep and its trials."})
-    trials: int = field(default=20, metadata={"help": "Trials in all; a sweep that is resumed goes on to this number."})
+    trials: int = field(default=20, metadata={"help": "Trials in all; a resumed sweep goes on to this number."})
     direction: str | None = field(
         default=None,
         metadata={
@@ -62,7 +63,8 @@ class SweepArguments:
         },
     )
     last: int = field(
-        default=1, metadata={"help": "Average so many of the last logged values; for metrics as noisy as PPO's reward."}
+        default=1,
+        metadata={"help": "Average so many of the last logged values, where a metric is noisy."},
     )
     seeds: int = field(default=1, metadata={"help": "Run each trial with so many seeds and take the mean."})
     sampler: str = field(
@@ -76,9 +78,7 @@ class SweepArguments:
     prune_after: int = field(default=0, metadata={"help": "Steps of a trial before it may be cut short."})
     prune_startup: int = field(default=4, metadata={"help": "Whole trials before the first one may be cut short."})
     max_minutes: float | None = field(default=None, metadata={"help": "A run that takes longer counts as failed."})
-    keep: str = field(
-        default="all", metadata={"help": "Whose weights stay on the disk.", "choices": ["all", "best"]}
-    )
+    keep: str = field(default="all", metadata={"help": "Whose weights stay on the disk.", "choices": ["all", "best"]})
     seed: int = field(default=42, metadata={"help": "Seed of the search, and the first one of --seeds."})
 
     def __post_init__(self) -> None:
@@ -126,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         base=base,
         space=space,
         metric=args.metric,
-        direction=str(args.direction),
+        direction="minimize" if args.direction == "minimize" else "maximize",
         trials=args.trials,
         last=args.last,
         seeds=args.seeds,

@@ -14,6 +14,7 @@ from rlgen.errors import ConfigError, TrainingError
 from rlgen.evaluation.metrics import METRICS
 from rlgen.evaluation.rows import with_reference
 from rlgen.rewards import check_rewards, load_rewards
+from rlgen.rewards.check import CheckedReward
 from rlgen.rewards.compose import add_up
 from rlgen.tasks import Task
 
@@ -120,7 +121,8 @@ def answer_evaluation(
     if sharded:
         raise ConfigError("eval_generate_rows answers in one process, which needs the whole model: train unsharded")
     rows = with_reference(rows.select(range(min(args.eval_generate_rows, len(rows)))))
-    rewards, weights = [], []
+    rewards: Sequence[CheckedReward] = []
+    weights: Sequence[float] = []
     if args.eval_reward or not own_rows:
         rewards, weights = load_rewards(args.eval_reward, None, task, own_rows=own_rows)
     metrics: dict[str, Any] = {}

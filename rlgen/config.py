@@ -10,6 +10,7 @@ from typing import Any
 
 from trl import ModelConfig
 
+from rlgen.errors import ConfigError
 from rlgen.frame import recipe
 from rlgen.parser import StrictParser
 from rlgen.strategies import check_model_arguments

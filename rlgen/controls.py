@@ -26,7 +26,7 @@ SMOOTHED_DPO_LOSSES = ("robust", "exo_pair", "aot", "aot_unpaired")
 
 @dataclass
 class ControlArguments:
-    """Optimizer, dropout, early stopping and the choice of the best checkpoint; the first base of a recipe's settings."""
+    """Optimizer, dropout, early stopping, best checkpoint; must be the first base of a recipe's settings."""
 
     _argument_group_name = "controls"
 

@@ -45,7 +45,7 @@ class Muon(torch.optim.Optimizer):
         matrices, others = ([group for group in groups if group["params"]] for groups in (matrices, others))
         self._parts: dict[str, torch.optim.Optimizer] = {}
         if matrices:
-            options = {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps}
+            options: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps}
             self._parts["muon"] = torch.optim.Muon(matrices, lr=lr, adjust_lr_fn="match_rms_adamw", **options)
         if others:
             self._parts["adamw"] = torch.optim.AdamW(others, lr=lr, betas=betas, eps=eps)
@@ -73,9 +73,7 @@ class Muon(torch.optim.Optimizer):
 class MuonFactory:
     """What transformers' trainer calls with the model to make the optimizer."""
 
-    def __call__(
-        self, model: nn.Module, *, weight_decay: float, decay_names: Collection[str], **options: Any
-    ) -> Muon:
+    def __call__(self, model: nn.Module, *, weight_decay: float, decay_names: Collection[str], **options: Any) -> Muon:
         """Sort the trainable weights of a model into those for Muon and those for AdamW.
 
         Args:
@@ -98,7 +96,7 @@ class MuonFactory:
 def hidden_matrices(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
     """Trainable weights by name: matrices of hidden layers, and all others (embeddings, heads, biases, norms)."""
     outside = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    head: nn.Module | None = getattr(model, "get_output_embeddings", lambda: None)()  # type: ignore[operator]
     outside |= {id(p) for p in head.parameters()} if head is not None else set()
     matrices: dict[str, nn.Parameter] = {}
     others: dict[str, nn.Parameter] = {}

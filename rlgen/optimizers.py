@@ -60,7 +60,7 @@ def check_optimizer(args: Any) -> None:
     if name == MUON:
         muon_options(args.optim_args)
         if args.deepspeed or args.fsdp:
-            raise ConfigError("--optim muon orthogonalizes whole matrices, which DeepSpeed and FSDP split: take another")
+            raise ConfigError("--optim muon needs whole matrices, which DeepSpeed and FSDP split: take another")
     package = needed_package(name)
     if package is not None and importlib.util.find_spec(package) is None:
         install = "pip install 'rlgen[qlora]'" if package == "bitsandbytes" else f"install {package}"

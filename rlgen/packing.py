@@ -1,4 +1,4 @@
-"""Whether packed examples are strangers to each other: tried on the loaded model, since it depends on its attention."""
+"""Whether packed examples are strangers to each other, tried on the loaded model: its attention decides."""
 
 import torch
 from torch import nn

@@ -43,9 +43,7 @@ class RewardTrainer(_PairsByLength, TRLRewardTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """TRL's loss, and the share of reversed pairs."""
-        loss, outputs = super().compute_loss(
-            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         if self.args.label_smoothing_factor:
             chosen, rejected = torch.chunk(outputs.logits.squeeze(-1), chunks=2)
             difference = chosen - rejected - inputs.get("margin", 0.0)

@@ -15,6 +15,7 @@ from rlgen.errors import ConfigError
 from rlgen.runs import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
+CHILD = "rlgen.sweep.child"
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 10.0
 
@@ -54,7 +55,7 @@ def run_recipe(
     log.parent.mkdir(parents=True, exist_ok=True)
     search = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(search)}
-    command = [sys.executable, "-m", "rlgen.sweep.child", recipe, *flags]
+    command = [sys.executable, "-m", CHILD, recipe, *flags]
     with log.open("a", encoding="utf-8") as output:
         begin = output.tell()
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=environment)
@@ -108,9 +109,8 @@ def final_value(folder: Path, metric: str, last: int = 1) -> float:
     names = {key for row in rows for key in row} | {key for key, value in summary.items() if _is_number(value)}
     if metric in names:
         return math.nan
-    raise ConfigError(
-        f"--metric {metric}: the run in {folder} has no such metric, only {', '.join(sorted(names - {'step', 'time'}))}"
-    )
+    known = ", ".join(sorted(names - {"step", "time"}))
+    raise ConfigError(f"--metric {metric}: the run in {folder} has no such metric, only {known}")
 
 
 def _watch(

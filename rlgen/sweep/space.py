@@ -86,8 +86,8 @@ def read_space(file: str | Path) -> Space:
     """Read a search space.
 
     Args:
-        file: YAML: `flag: {low: 1e-5, high: 1e-3, log: true}` for numbers (integers if both bounds are), `flag: [a, b]`
-            for choices, `flag: value` for what is the same in every trial.
+        file: YAML: `flag: {low: 1e-5, high: 1e-3, log: true}` for numbers (integers if both bounds are),
+            `flag: [a, b]` for choices, `flag: value` for what is the same in every trial.
 
     Raises:
         ConfigError: the file cannot be read, nothing varies, or a bound or choice makes no sense.

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -57,7 +57,7 @@ class Plan:
     base: Mapping[str, Any]
     space: Space
     metric: str
-    direction: str
+    direction: Literal["minimize", "maximize"]
     trials: int
     last: int = 1
     seeds: int = 1
