@@ -42,7 +42,7 @@ CHAINS = ("sweep", "quickstart")
 class SweepArguments:
     """What to search, how, and for how long."""
 
-    _config_field = "base"
+    config_field = "base"
 
     recipe: str = field(metadata={"help": "The recipe whose settings are searched: sft, reward, dpo, ppo, ..."})
     search: str = field(metadata={"help": "YAML file: which of its flags vary, between which bounds or choices."})

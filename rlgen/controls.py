@@ -28,36 +28,19 @@ SMOOTHED_DPO_LOSSES = ("robust", "exo_pair", "aot", "aot_unpaired")
 class ControlArguments:
     """Optimizer, dropout, early stopping, best checkpoint; must be the first base of a recipe's settings."""
 
-    _argument_group_name = "controls"
-
-    optim: str = field(
-        default="adamw_torch_fused",
-        metadata={
-            "help": "Optimizer: any name of transformers, such as adamw_torch, adafactor, sgd (--optim_args "
-            "momentum=0.9), adamw_8bit, or muon. See docs/training.md."
-        },
-    )
+    optim: str = field(default="adamw_torch_fused", metadata={"help": "Optimizer; see docs/training.md."})
     dropout: float | None = field(
-        default=None,
-        metadata={"help": "Dropout rate of every layer of the model while it trains; default what its config says."},
+        default=None, metadata={"help": "Dropout of every layer in training; default the model's own."}
     )
     early_stopping_patience: int | None = field(
-        default=None,
-        metadata={
-            "help": "Stop after so many evaluations in a row without a better --metric_for_best_model, and keep the "
-            "best checkpoint."
-        },
+        default=None, metadata={"help": "Stop after so many evaluations without a better one; keep the best."}
     )
-    early_stopping_threshold: float = field(
-        default=0.0, metadata={"help": "How much better an evaluation must be to count as better."}
-    )
+    early_stopping_threshold: float = field(default=0.0, metadata={"help": "How much better counts as better."})
 
 
 @dataclass
 class AnswerArguments:
     """Evaluation of greedy answers during training, for stages whose own evaluation is a loss."""
-
-    _argument_group_name = "answers"
 
     eval_generate_rows: int = field(
         default=0,

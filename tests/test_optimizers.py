@@ -171,7 +171,9 @@ def test_sft_trains_with_the_optimizer_of_that_name(name, kind, tiny_llama, tmp_
     changed = [key for key, value in trainer.model.state_dict().items() if not torch.equal(value, before[key])]
     assert any("mlp" in key for key in changed)
     assert any("embed" in key for key in changed)
-    kinds = {str(value.dtype) for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)}
+    kinds = {
+        str(value.dtype) for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)
+    }
     assert ("torch.uint8" in kinds) == (name == "adamw_8bit")
     if name == "adafactor":  # one number a row and one a column, in place of one a weight
         assert any("exp_avg_sq_row" in state for state in optimizer.state.values())
@@ -235,5 +237,3 @@ def test_packages_are_known_for_every_name_that_needs_one():
 def test_options_of_muon():
     assert muon_options(None) == muon_options("") == {}
     assert muon_options("momentum=0.9, nesterov=False") == {"momentum": 0.9, "nesterov": False}
-
-

@@ -20,7 +20,12 @@ ROWS = Dataset.from_dict(
 
 def trainer(folder, output, attention, **settings):
     args = SFTArguments(
-        output_dir=str(output), eval_strategy="no", bf16=False, per_device_train_batch_size=8, max_length=64, **settings
+        output_dir=str(output),
+        eval_strategy="no",
+        bf16=False,
+        per_device_train_batch_size=8,
+        max_length=64,
+        **settings,
     )
     return SFTTrainer(
         model=load_policy(folder, dtype="float32", attn_implementation=attention),

@@ -1,4 +1,4 @@
-"""Training controls in PPO: optimizers, dropout in updates but not in rollouts, the best checkpoint with its critic."""
+"""Training controls in PPO: optimizers, dropout in updates but not in rollouts, best checkpoint and its critic."""
 
 import importlib
 import json
@@ -121,9 +121,10 @@ def test_the_best_checkpoint_and_its_critic_are_what_is_left(workplace, tmp_path
     line = (
         f"--model_name_or_path {tiny_llama} --dataset_name {workplace}/rows.jsonl --eval_dataset_name "
         f"{workplace}/heldout.jsonl --reward {workplace}/even.py:even --output_dir {run} --dtype float32 --bf16 false "
-        "--per_device_train_batch_size 8 --steps_per_generation 1 --num_generations 4 --num_ppo_epochs 1 --max_steps 9 "
-        "--max_completion_length 6 --critic_warmup_rollouts 0 --learning_rate 0.03 --eval_strategy steps --eval_steps "
-        "1 --early_stopping_patience 2 --save_total_limit 9 --top_layers 2 --lora_r 4"
+        "--per_device_train_batch_size 8 --steps_per_generation 1 --num_generations 4 --num_ppo_epochs 1 "
+        "--max_steps 9 --max_completion_length 6 --critic_warmup_rollouts 0 --learning_rate 0.03 "
+        "--eval_strategy steps --eval_steps 1 --early_stopping_patience 2 --save_total_limit 9 "
+        "--top_layers 2 --lora_r 4"
     )
     main = importlib.import_module("recipes.ppo").main.__wrapped__
     main(line.split())

@@ -97,7 +97,7 @@ def test_a_sweep_whose_trials_all_fail_says_why(make_plan):
 
 def test_a_metric_that_is_never_logged_ends_the_sweep_at_once(make_plan):
     plan = make_plan(metric="sore", trials=9)
-    with pytest.raises(ConfigError, match="--metric sore: .* has no such metric, only other, score"):
+    with pytest.raises(ConfigError, match=r"--metric sore: .* has no such metric, only other, score"):
         sweep(plan)
     assert len(list(plan.folder.glob("trial-*"))) == 1
 
