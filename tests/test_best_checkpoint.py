@@ -101,7 +101,7 @@ def sft(workplace, folder, model, *words):
     line = (
         f"--model_name_or_path {model} --dataset_name {workplace}/rows.jsonl --eval_dataset_name "
         f"{workplace}/heldout.jsonl --output_dir {folder} --per_device_train_batch_size 4 --eval_strategy steps "
-        "--eval_steps 1 --logging_steps 1 --lr_scheduler_type constant --warmup_steps 0 --lora_r 4 --bf16 false "
+        "--eval_steps 1 --logging_steps 1 --lr_scheduler_type constant --warmup_steps 0 --bf16 false "
         "--dtype float32 --max_steps 12"
     )
     importlib.import_module("recipes.sft").main.__wrapped__([*line.split(), *words])
@@ -117,7 +117,7 @@ def merged(checkpoint: Path, output: Path) -> bool:
 
 def test_the_best_checkpoint_is_what_is_left_and_a_restart_changes_nothing(workplace, tmp_path, tiny_llama, caplog):
     run = tmp_path / "run"
-    words = "--learning_rate 30 --early_stopping_patience 2 --save_total_limit 5".split()
+    words = "--lora_r 4 --learning_rate 30 --early_stopping_patience 2 --save_total_limit 5".split()
     with caplog.at_level("INFO", logger="rlgen.best_checkpoint"):
         record = sft(workplace, run, tiny_llama, *words)
     losses = {
@@ -199,3 +199,17 @@ def test_answers_need_something_to_score_them(tiny_llama):
     with pytest.raises(ConfigError, match="train unsharded"):
         answer_evaluation(AnswerArguments(eval_generate_rows=2), None, rows, own_rows=True, sharded=True)
     assert answer_evaluation(AnswerArguments(), None, rows, own_rows=True) == []
+
+
+@pytest.mark.parametrize("tuning", ["full", "head", "houlsby", "prompt_tuning"])
+def test_every_way_of_tuning_can_go_back(tuning, workplace, tmp_path, tiny_llama):
+    run = tmp_path / "run"
+    words = f"--tuning {tuning} --learning_rate 30 --max_steps 3 --metric_for_best_model eval_loss".split()
+    if tuning == "houlsby":
+        words += ["--bottleneck_size", "4"]
+    without = sft(workplace, run, tiny_llama, *words, "--save_total_limit", "5", "--optim", "sgd")
+    best = run / f"checkpoint-{without['best_checkpoint']['step']}"
+    name = "model.safetensors" if (run / "model.safetensors").is_file() else "adapter_model.safetensors"
+    left, right = load_file(run / name), load_file(best / name)
+    assert left.keys() & right.keys()
+    assert all(torch.equal(left[key], right[key]) for key in left.keys() & right.keys())
