@@ -18,21 +18,34 @@ import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below rea
 from transformers import set_seed
 from trl import DPOConfig
 
+from reward_models._text import completion_text
+from rlgen.answer_evaluation import answer_evaluation
+from rlgen.best_checkpoint import best_checkpoint
 from rlgen.config import ModelArguments, TaskArguments, fit_to_machine, parse_arguments, recipe, resolved_config
+from rlgen.controls import (
+    AnswerArguments,
+    ControlArguments,
+    check_best_metric,
+    check_shared_reference,
+    controlled,
+    require_heldout,
+)
 from rlgen.data import check_disjoint, load_rows
+from rlgen.dropout import set_dropout
 from rlgen.errors import ConfigError
 from rlgen.lm_head import project_labelled_tokens_only
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
+from rlgen.optimizers import use_optimizer
 from rlgen.pair_trainers import DPOTrainer
 from rlgen.runs import open_run
-from rlgen.strategies import check_tuning
+from rlgen.strategies import check_tuning, find_strategy
 from rlgen.tasks import get_task
 from rlgen.tuning import leave_casts_to_autocast, loading_options, start_tuning
 from rlgen.tuning_callbacks import tuning_callbacks
 
 
 @dataclass
-class DPOArguments(DPOConfig):
+class DPOArguments(ControlArguments, AnswerArguments, DPOConfig):
     """TRL's DPO settings, with defaults for LoRA on a small machine."""
 
     pairs: str | None = field(
@@ -41,7 +54,7 @@ class DPOArguments(DPOConfig):
     )
     output_dir: str | None = field(default="runs/dpo", metadata={"help": "Folder of this run."})
     beta: float = field(default=0.1, metadata={"help": "How strongly the policy is held near its reference."})
-    learning_rate: float = field(default=5e-5, metadata={"help": "Highest learning rate of AdamW."})
+    learning_rate: float = field(default=5e-5, metadata={"help": "Highest learning rate."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the training pairs."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or share of all steps, of rising rate."})
     train_sampling_strategy: str = field(
@@ -59,7 +72,8 @@ class DPOArguments(DPOConfig):
     def __post_init__(self) -> None:
         """Choose the number format that this machine is fast in."""
         fit_to_machine(self)
-        super().__post_init__()
+        with controlled(self, "dpo"):
+            super().__post_init__()
 
 
 @recipe
@@ -71,10 +85,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv=argv,
     )
     check_tuning(model_args, "dpo", gradient_checkpointing=args.gradient_checkpointing)
+    check_shared_reference(args, adapters=find_strategy(model_args.tuning).kind != "weights")
     if bool(args.pairs) == bool(data.dataset_name):
         raise ConfigError("give the pairs: either --pairs DIR/pairs of a reward run, or --dataset_name with own pairs")
-    if data.task:
-        get_task(data.task, data.task_source)  # pairs need no task, but a misspelt one is a mistake
+    # Pairs need no task, but a misspelt one is a mistake.
+    task = get_task(data.task, data.task_source) if data.task else None
     run = open_run(args.output_dir, stage="dpo", config=resolved_config(args, data, model_args))
     next_command = (
         f"next: rlgen compare --checkpoints sft={model_args.model_name_or_path} dpo={args.output_dir} "
@@ -96,9 +111,24 @@ def main(argv: Sequence[str] | None = None) -> None:
         heldout = load_rows(held_source, columns=columns, max_rows=data.max_eval_rows or 64)
         check_disjoint({"training pairs": train, "held-out pairs": heldout})
         run.record_data("preference_heldout", heldout)
-        heldout = heldout.select_columns(columns)
     else:
+        require_heldout(args)
         args.eval_strategy = "no"
+    prompts = heldout
+    if args.eval_generate_rows and heldout is not None:
+        if args.pairs and task is not None:
+            prompts = task.split("validation", args.eval_generate_rows)
+        elif "reference" not in heldout.column_names:
+            prompts = heldout.add_column("reference", [completion_text(chosen) for chosen in heldout["chosen"]])
+        check_disjoint({"training pairs": train, "prompts to answer": prompts})
+    answers = answer_evaluation(
+        args,
+        task,
+        prompts,
+        own_rows=bool(data.dataset_name),
+        sharded=bool(args.deepspeed or args.fsdp),
+    )
+    check_best_metric(args, "dpo", [name for callback in answers for name in callback.names])
 
     # 2. Model; the reference is the same model with the adapter switched off, or a copy in full fine-tuning
     set_seed(args.seed)
@@ -114,6 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         **loading_options(model_args),
     }
     model = load_policy(start, **options)
+    set_dropout(model, args.dropout)
     adapter = start_tuning(model_args, model)
 
     # 3. Train
@@ -123,11 +154,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         ref_model=load_policy(start, **options) if adapter is None else None,
         args=args,
         train_dataset=train.select_columns(columns),
-        eval_dataset=heldout,
+        eval_dataset=None if heldout is None else heldout.select_columns(columns),
         processing_class=tokenizer,
         peft_config=adapter,
-        callbacks=[*run.callbacks(), *tuning_callbacks(model_args, run)],
+        callbacks=[*run.callbacks(), *tuning_callbacks(model_args, run), *answers, *best_checkpoint(run, args)],
     )
+    use_optimizer(trainer)
+    for callback in answers:
+        callback.bind(trainer)
     if args.bf16 or args.fp16:
         leave_casts_to_autocast(trainer.model)
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or run.last_checkpoint())

@@ -18,12 +18,17 @@ from pathlib import Path
 from transformers import set_seed
 
 from rlgen.audit import AuditArguments, AuditCallback, check_audit, settings, watched_measures
+from rlgen.best_checkpoint import best_checkpoint
 from rlgen.config import ModelArguments, TaskArguments, fit_to_machine, parse_arguments, recipe, resolved_config
+from rlgen.controls import ControlArguments, controlled, require_heldout
 from rlgen.data import check_disjoint, load_rows
+from rlgen.dropout import set_dropout
 from rlgen.errors import ConfigError
 from rlgen.evaluation.rows import with_reference
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
+from rlgen.optimizers import use_optimizer
 from rlgen.ppo import PPOConfig, PPOTrainer
+from rlgen.ppo.state import restore_best
 from rlgen.rewards import check_rewards, load_reward, load_rewards, load_token_rewards, save_reward_state
 from rlgen.rewards.spec import read_spec
 from rlgen.runs import open_run
@@ -34,8 +39,8 @@ from rlgen.tuning_callbacks import tuning_callbacks
 
 
 @dataclass
-class PPOArguments(PPOConfig, AuditArguments):
-    """Settings of PPO, its rewards and their audit."""
+class PPOArguments(ControlArguments, PPOConfig, AuditArguments):
+    """Settings of PPO, its rewards, their audit, and the training controls."""
 
     reward: list[str] | None = field(
         default=None,
@@ -85,7 +90,8 @@ class PPOArguments(PPOConfig, AuditArguments):
         if self.reward_timeout is not None and self.reward_timeout <= 0:
             raise ValueError(f"reward_timeout must be above 0 seconds, not {self.reward_timeout}")
         fit_to_machine(self)
-        super().__post_init__()
+        with controlled(self, "ppo"):
+            super().__post_init__()
         check_audit(self, self.kl_coef)
 
 
@@ -135,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if ptx_rows is not None:
         run.record_data("sft", ptx_rows)  # the purpose of these rows, whichever stage reads them
     if validation is None:
+        require_heldout(args)
         args.eval_strategy = "no"
     else:
         check_disjoint({"training": rows, "validation": validation})
@@ -192,6 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         attn_implementation=model_args.attn_implementation,
         **loading_options(model_args),
     )
+    set_dropout(model, args.dropout)
     adapter = start_tuning(model_args, model)
 
     # 4. Train
@@ -205,8 +213,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         peft_config=adapter,
         token_reward_funcs=token_rewards,
         ptx_dataset=ptx_rows,
-        callbacks=[*run.callbacks(), *tuning_callbacks(model_args, run)],
+        callbacks=[*run.callbacks(), *tuning_callbacks(model_args, run), *best_checkpoint(run, args)],
     )
+    use_optimizer(trainer)
     if audited is not None:
         watched = watched_measures(gold, has_reference="reference" in audited.column_names)
         length = args.max_completion_length or 64
@@ -216,6 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or run.last_checkpoint())
 
     # 5. Save
+    restore_best(trainer)
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, args.output_dir, merge=False)
         trainer.critic.save(Path(args.output_dir) / "critic", for_resuming=False)

@@ -23,6 +23,7 @@ import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below rea
 from trl import RewardConfig
 
 from rlgen.config import ModelArguments, TaskArguments, fit_to_machine, parse_arguments, recipe, resolved_config
+from rlgen.controls import ControlArguments, check_best_metric, controlled
 from rlgen.data import check_disjoint
 from rlgen.evaluation.reward_models import evaluate_reward
 from rlgen.evaluation.reward_report import write_reward_report
@@ -37,7 +38,7 @@ from rlgen.strategies import check_tuning
 
 
 @dataclass
-class RewardArguments(RewardConfig):
+class RewardArguments(ControlArguments, RewardConfig):
     """TRL's reward modelling settings, with defaults for LoRA on a small machine."""
 
     output_dir: str | None = field(default="runs/reward", metadata={"help": "Folder of this run."})
@@ -50,7 +51,7 @@ class RewardArguments(RewardConfig):
         default=False,
         metadata={"help": "Save the adapter with its head, not a plain model; PPO then needs no second base for it."},
     )
-    learning_rate: float = field(default=5e-4, metadata={"help": "Highest learning rate of AdamW."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Highest learning rate."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the training pairs."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Steps, or share of all steps, of rising rate."})
     center_rewards_coefficient: float | None = field(default=0.01, metadata={"help": "Pulls scores towards zero."})
@@ -70,7 +71,8 @@ class RewardArguments(RewardConfig):
         if self.num_members < 1 or self.margin_scale < 0:
             raise ValueError("num_members must be at least 1 and margin_scale at least 0")
         fit_to_machine(self)
-        super().__post_init__()
+        with controlled(self, "reward"):
+            super().__post_init__()
 
 
 @recipe
@@ -82,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv=argv,
     )
     check_tuning(model_args, "reward", gradient_checkpointing=args.gradient_checkpointing)
+    check_best_metric(args, "reward")
     run = open_run(args.output_dir, stage="reward", config=resolved_config(args, pair_args, data, model_args))
     folder, policy = Path(args.output_dir), model_args.model_name_or_path
     next_command = (

@@ -16,10 +16,16 @@ import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below rea
 from transformers import set_seed
 from trl import SFTConfig, SFTTrainer
 
+from rlgen.answer_evaluation import answer_evaluation
+from rlgen.best_checkpoint import best_checkpoint
 from rlgen.config import ModelArguments, TaskArguments, fit_to_machine, parse_arguments, recipe, resolved_config
+from rlgen.controls import AnswerArguments, ControlArguments, check_best_metric, controlled, require_heldout
 from rlgen.data import check_disjoint, load_rows
+from rlgen.dropout import set_dropout
 from rlgen.lm_head import project_labelled_tokens_only
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
+from rlgen.optimizers import use_optimizer
+from rlgen.packing import check_packing
 from rlgen.runs import open_run
 from rlgen.strategies import check_tuning, find_strategy
 from rlgen.tasks import get_task
@@ -28,14 +34,14 @@ from rlgen.tuning_callbacks import tuning_callbacks
 
 
 @dataclass
-class SFTArguments(SFTConfig):
+class SFTArguments(ControlArguments, AnswerArguments, SFTConfig):
     """TRL's SFT settings, with defaults for LoRA on a small machine."""
 
     output_dir: str | None = field(default="runs/sft", metadata={"help": "Folder of this run."})
     merge_adapter: bool = field(
         default=True, metadata={"help": "Save a plain model with the adapter merged in, not the adapter alone."}
     )
-    learning_rate: float = field(default=5e-4, metadata={"help": "Highest learning rate of AdamW."})
+    learning_rate: float = field(default=5e-4, metadata={"help": "Highest learning rate."})
     num_train_epochs: float = field(default=1.0, metadata={"help": "Passes over the training rows."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps, or share of all steps, of rising rate."})
     train_sampling_strategy: str = field(
@@ -53,7 +59,8 @@ class SFTArguments(SFTConfig):
     def __post_init__(self) -> None:
         """Choose the number format that this machine is fast in."""
         fit_to_machine(self)
-        super().__post_init__()
+        with controlled(self, "sft"):
+            super().__post_init__()
 
 
 @recipe
@@ -96,11 +103,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         validation = task.split("validation", data.max_eval_rows or 64)
     run.record_data("sft", train)
     if validation is None:
+        require_heldout(args)
         args.eval_strategy = "no"
     else:
         check_disjoint({"training": train, "validation": validation})
         run.record_data("validation", validation)
-        validation = validation.select_columns(columns)
+    answers = answer_evaluation(
+        args,
+        None if data.dataset_name else task,
+        validation,
+        own_rows=bool(data.dataset_name),
+        sharded=bool(args.deepspeed or args.fsdp),
+    )
+    check_best_metric(args, "sft", [name for callback in answers for name in callback.names])
 
     # 2. Model
     set_seed(args.seed)
@@ -116,6 +131,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         attn_implementation=model_args.attn_implementation,
         **loading_options(model_args),
     )
+    set_dropout(model, args.dropout)
+    if args.packing:
+        check_packing(model, len(tokenizer))
     adapter = start_tuning(model_args, model)
 
     # 3. Train
@@ -124,11 +142,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         model=model,
         args=args,
         train_dataset=train.select_columns(columns),
-        eval_dataset=validation,
+        eval_dataset=None if validation is None else validation.select_columns(columns),
         processing_class=tokenizer,
         peft_config=adapter,
-        callbacks=[*run.callbacks(), *tuning_callbacks(model_args, run)],
+        callbacks=[*run.callbacks(), *tuning_callbacks(model_args, run), *answers, *best_checkpoint(run, args)],
     )
+    use_optimizer(trainer)
+    for callback in answers:
+        callback.bind(trainer)
     if args.bf16 or args.fp16:
         leave_casts_to_autocast(trainer.model)
     result = trainer.train(resume_from_checkpoint=args.resume_from_checkpoint or run.last_checkpoint())
@@ -137,8 +158,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if trainer.is_world_process_zero():
         trained = trainer.accelerator.unwrap_model(trainer.model)
         save_model(trained, tokenizer, args.output_dir, merge=args.merge_adapter)
-        losses = [row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row]
-        run.finish({**result.metrics, "eval_loss": losses[-1] if losses else None})
+        losses = {row["step"]: row["eval_loss"] for row in trainer.state.log_history if "eval_loss" in row}
+        kept = trainer.state.best_global_step if args.load_best_model_at_end else max(losses, default=None)
+        run.finish({**result.metrics, "eval_loss": losses.get(kept)})
     print(next_command)
 
 

@@ -1,5 +1,6 @@
 """rlgen: reinforcement fine-tuning of language models on TRL, from SFT to a comparison with intervals."""
 
+import logging
 import os
 
 __version__ = "0.1.0"
@@ -13,6 +14,7 @@ def _set_environment() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses, aloud, kernels that nobody asked for
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: large tensors on the CPU in huge pages
     # torch and oneDNN keep a kernel for each shape of a product, a thousand by default: memory that grows over a run
     # whose batches have ever new lengths.

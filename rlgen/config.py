@@ -3,17 +3,29 @@
 import dataclasses
 import enum
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 from trl import ModelConfig
 
+from rlgen.errors import ConfigError
 from rlgen.frame import recipe
 from rlgen.parser import StrictParser
 from rlgen.strategies import check_model_arguments
 
-__all__ = ["ModelArguments", "TaskArguments", "fit_to_machine", "parse_arguments", "recipe", "resolved_config"]
+__all__ = [
+    "ModelArguments",
+    "TaskArguments",
+    "fit_to_machine",
+    "parse_arguments",
+    "read_settings",
+    "recipe",
+    "resolved_config",
+]
+
+_only_reading: ContextVar[bool] = ContextVar("only_reading", default=False)
 
 NOT_SUPPORTED = frozenset(
     "model_revision load_in_8bit load_in_4bit bnb_4bit_quant_type use_bnb_nested_quant bnb_4bit_quant_storage "
@@ -159,7 +171,40 @@ def parse_arguments(types: Sequence[type], *, description: str, argv: Sequence[s
         ConfigError: a flag, a key, a value or the file is wrong.
     """
     parser = StrictParser(types, description=description)
-    return parser.parse_strictly(list(sys.argv[1:] if argv is None else argv))
+    instances = parser.parse_strictly(list(sys.argv[1:] if argv is None else argv))
+    if _only_reading.get():
+        raise _Read(instances)
+    return instances
+
+
+def read_settings(main: Callable[..., Any], argv: Sequence[str]) -> tuple[Any, ...]:
+    """What a recipe would read from its command line, without running it.
+
+    Args:
+        main: of the recipe.
+        argv: flags.
+
+    Returns:
+        The instances that `parse_arguments` gives this recipe.
+
+    Raises:
+        ConfigError: a flag or a value is wrong.
+    """
+    token = _only_reading.set(True)
+    try:
+        getattr(main, "__wrapped__", main)(list(argv))
+    except _Read as read:
+        return read.instances
+    finally:
+        _only_reading.reset(token)
+    raise ConfigError("this recipe reads no settings")
+
+
+class _Read(Exception):
+    """Leaves a recipe once its settings are read."""
+
+    def __init__(self, instances: tuple[Any, ...]) -> None:
+        self.instances = instances
 
 
 def resolved_config(*instances: Any) -> dict[str, Any]:

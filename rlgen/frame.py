@@ -70,6 +70,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 def quiet_libraries() -> None:
     """Show rlgen's own messages and hide what libraries say to their developers."""
     warnings.filterwarnings("ignore", module=NOISY)
+    warnings.filterwarnings("ignore", message="`label_smoothing_factor` is deprecated", category=FutureWarning)
     for name in ("rlgen", "recipes", "reward_models", "__main__"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)

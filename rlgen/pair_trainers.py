@@ -31,7 +31,24 @@ class _PairsByLength:
 
 
 class RewardTrainer(_PairsByLength, TRLRewardTrainer):
-    """TRL's RewardTrainer."""
+    """TRL's RewardTrainer, which reads `label_smoothing_factor`, too.
+
+    With a share s of all pairs taken to be labelled the wrong way round, the loss of a pair whose scores differ by d
+    (less its margin) is -(1 - s) log sigmoid(d) - s log sigmoid(-d) = -log sigmoid(d) + s d.
+
+    Source: Wang et al. 2024, arXiv 2401.06080, section 3 (label smoothing of noisy preferences).
+    """
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """TRL's loss, and the share of reversed pairs."""
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
+        if self.args.label_smoothing_factor:
+            chosen, rejected = torch.chunk(outputs.logits.squeeze(-1), chunks=2)
+            difference = chosen - rejected - inputs.get("margin", 0.0)
+            loss = loss + self.args.label_smoothing_factor * difference.mean()
+        return (loss, outputs) if return_outputs else loss
 
 
 class DPOTrainer(_PairsByLength, TRLDPOTrainer):

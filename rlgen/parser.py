@@ -50,7 +50,10 @@ class StrictParser(TrlParser):
             allow_abbrev=False,
             add_help=False,
         )
-        self.add_argument("--config", metavar="FILE", help="YAML file that sets any of these flags.")
+        # A recipe that runs another one may take --config for that one: it names the field that gets the file.
+        self.config_field = next((kind.config_field for kind in types if hasattr(kind, "config_field")), None)
+        shown = f"As --{self.config_field}." if self.config_field else "YAML file that sets any of these flags."
+        self.add_argument("--config", metavar="FILE", help=shown)
         self.add_argument("--help", "-h", action="store_true", help="Show the flags that matter most, and exit.")
         self.add_argument("--help-all", action="store_true", help="Show every flag, and exit.")
 
@@ -66,18 +69,25 @@ class StrictParser(TrlParser):
         """Parse, or raise ConfigError with one line."""
         if {"--help", "-h", "--help-all"} & set(argv):
             self._show_help(everything="--help-all" in argv)
+        argv = self._without_config(argv)
+        namespace, unknown = self.parse_known_args(argv)
+        if unknown:
+            raise ConfigError(self._unknown("flag", next((u for u in unknown if u.startswith("--")), unknown[0])))
+        return tuple(_build(kind, namespace) for kind in self.dataclass_types)
+
+    def _without_config(self, argv: list[str]) -> list[str]:
+        """Take --config FILE out of the flags and make its values the defaults, or name it another flag."""
         own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         own.add_argument("--config")
         try:
             given, argv = own.parse_known_args(argv)
         except argparse.ArgumentError as error:
             raise ConfigError(f"{error}: write --config FILE") from error
+        if given.config is not None and self.config_field:
+            return [*argv, f"--{self.config_field}", given.config]
         if given.config is not None:
             self._apply_file(given.config)
-        namespace, unknown = self.parse_known_args(argv)
-        if unknown:
-            raise ConfigError(self._unknown("flag", next((u for u in unknown if u.startswith("--")), unknown[0])))
-        return tuple(_build(kind, namespace) for kind in self.dataclass_types)
+        return argv
 
     def error(self, message: str) -> NoReturn:
         """Replace argparse's usage dump and exit."""

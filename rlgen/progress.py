@@ -23,6 +23,7 @@ SHOWN_METRICS = {
     "rewards/accuracies": "accuracy",
     "mean_token_accuracy": "token accuracy",
     "eval_loss": "eval loss",
+    "best": "best",
 }
 MOST_SECONDS_BETWEEN_LINES = 30.0
 LEAST_SECONDS_BETWEEN_LINES = 5.0

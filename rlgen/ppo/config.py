@@ -88,7 +88,7 @@ class PPOConfig(GRPOConfig):
     kl_coef: float = field(default=0.05, metadata={"help": "Weight of the per-token KL penalty in the reward."})
     kl_target: float | None = field(
         default=None,
-        metadata={"help": "KL to the reference, in nats a completion, that kl_coef adapts to; none fixes it."},
+        metadata={"help": "KL to the reference, in nats a completion, that kl_coef adapts to."},
     )
     kl_horizon: int = field(default=10_000, metadata={"help": "Completions over which kl_coef adapts to kl_target."})
     kl_estimator: str = field(default="k1", metadata={"help": "Estimator of that KL: k1, k2 or k3."})
@@ -106,14 +106,14 @@ class PPOConfig(GRPOConfig):
     whiten_rewards: bool = field(default=False, metadata={"help": "Scale token rewards of a rollout to variance 1."})
     whiten_advantages: bool = field(default=True, metadata={"help": "Scale advantages to mean 0, variance 1."})
     normalize_rewards: bool = field(
-        default=False, metadata={"help": "Scale scores by the mean and deviation of all so far."}
+        default=False, metadata={"help": "Scale scores by mean and deviation of all so far."}
     )
     reward_clip: float | None = field(
         default=None, metadata={"help": "Clip scores to [-this, this], after normalisation; none for none."}
     )
     missing_eos_penalty: float | None = field(
         default=None,
-        metadata={"help": "Taken off the score, after clipping, of a completion that hit the length limit."},
+        metadata={"help": "Taken off the clipped score of a completion that hit the length limit."},
     )
     mask_truncated_completions: bool = field(
         default=False, metadata={"help": "Leave completions that hit the length limit out of the update."}

@@ -11,6 +11,7 @@ from rlgen.errors import TrainingError
 from rlgen.ppo.kl_control import KLControl
 from rlgen.ppo.scores import ScoreShaping
 from rlgen.rewards.moments import RunningMoments
+from rlgen.rewards.state import load_reward_state
 from rlgen.runs import write_atomic
 
 STATE_FILE = "ppo_state.json"
@@ -38,6 +39,18 @@ def load_state(folder: str | Path, control: KLControl, shaping: ScoreShaping) ->
         control.kl_coef = state["kl_coef"]
     if shaping.args.normalize_rewards:
         shaping.moments = RunningMoments(**state["scores"])
+
+
+def restore_best(trainer: Any) -> None:
+    """Give a trained PPOTrainer the critic and the rewards' state of the checkpoint whose policy it has loaded.
+
+    Args:
+        trainer: after `train`; nothing happens unless it chose a best checkpoint.
+    """
+    best = trainer.state.best_model_checkpoint
+    if trainer.args.load_best_model_at_end and best is not None:
+        trainer.critic.load(Path(best) / "critic", with_replay=False)
+        load_reward_state(best, trainer.reward_funcs)
 
 
 def skip_past_epochs(sampler: Any, epochs: int) -> None:

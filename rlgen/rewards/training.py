@@ -13,10 +13,13 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl import RewardConfig
 
+from rlgen.best_checkpoint import best_checkpoint
 from rlgen.config import ModelArguments
+from rlgen.dropout import set_dropout
 from rlgen.errors import ConfigError, DataError
 from rlgen.memory import release_memory
 from rlgen.models import load_reward_model, save_model
+from rlgen.optimizers import use_optimizer
 from rlgen.pair_trainers import RewardTrainer
 from rlgen.rewards.ensemble import write_ensemble
 from rlgen.rewards.model import STATISTICS, RewardModel, longest_text, reads_pairs, token_ids
@@ -63,6 +66,7 @@ def train_reward_model(
     """
     set_seed(args.seed)
     model = load_reward_model(start, dtype=model_args.weights_dtype, trust_remote_code=args.trust_remote_code)
+    set_dropout(model, getattr(args, "dropout", None))
     adapter = start_tuning(model_args, model, "SEQ_CLS")
     if reads_pairs(tokenizer):
         limits = [limit for limit in (longest_text(model, tokenizer), args.max_length) if limit]
@@ -76,8 +80,9 @@ def train_reward_model(
         eval_dataset=heldout,
         processing_class=tokenizer,
         peft_config=adapter,
-        callbacks=[*run.callbacks(), *tuning_callbacks(model_args, run)],
+        callbacks=[*run.callbacks(), *tuning_callbacks(model_args, run), *best_checkpoint(run, args)],
     )
+    use_optimizer(trainer)
     if args.bf16:  # the score head comes in the model's bfloat16, too coarse for small steps
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
