@@ -20,12 +20,12 @@ import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below rea
 from peft import get_peft_model
 from transformers import Trainer, TrainingArguments, set_seed
 
-from rlgen.architecture import OBJECTIVES, ArchitectureArguments, check_objective, longest_block, new_config, new_model
 from rlgen.config import ModelArguments, fit_to_machine, parse_arguments, recipe, resolved_config
 from rlgen.data import check_disjoint
 from rlgen.documents import hold_out, load_documents
 from rlgen.errors import ConfigError
 from rlgen.models import load_config, load_masked_model, load_policy, load_tokenizer, save_model, starting_model
+from rlgen.new_models import OBJECTIVES, ArchitectureArguments, check_objective, longest_block, new_config, new_model
 from rlgen.pretraining import BlockCollator, BlockLosses, masked_once, perplexity, token_blocks
 from rlgen.runs import open_run
 from rlgen.strategies import check_tuning, find_strategy

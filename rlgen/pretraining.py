@@ -21,8 +21,8 @@ from transformers import (
 )
 from trl import pack_dataset
 
-from rlgen.architecture import Objective
 from rlgen.errors import DataError
+from rlgen.new_models import Objective
 
 IGNORED = -100
 

@@ -49,7 +49,7 @@ def train_tokenizer(
     if encoder:
         tokenizer.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            pair="[CLS] $A [SEP] $B [SEP]",
             special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
         )
     limit = {} if max_length is None else {"model_max_length": max_length}

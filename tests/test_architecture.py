@@ -48,7 +48,7 @@ LEVELS = {
     "rlgen.data": 1,
     "rlgen.documents": 1,
     "rlgen.vocabulary": 1,
-    "rlgen.architecture": 1,
+    "rlgen.new_models": 1,
     "rlgen.templates": 2,
     "rlgen.config": 1,
     "rlgen.parser": 1,
