@@ -24,7 +24,6 @@ from rlgen.errors import ConfigError
 Objective = Literal["causal", "masked"]
 OBJECTIVES = ("causal", "masked")
 DEFAULT_TYPES = {"causal": "llama", "masked": "bert"}
-# What sizes are called; `attribute_map` of an architecture knows its own words for most of them.
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings")
 
 
@@ -104,8 +103,14 @@ def new_config(
         raise ConfigError(f"--model_type {name} is unknown to transformers: {hint}")
     usual = AutoConfig.for_model(name)
     check_objective(usual, objective, f"--model_type {name}")
-    wanted: dict[str, Any] = {size: getattr(sizes, size) for size in SIZES}
-    wanted["tie_word_embeddings"] = True
+    wanted: dict[str, Any] = {
+        "hidden_size": sizes.hidden_size,
+        "num_hidden_layers": sizes.num_hidden_layers,
+        "num_attention_heads": sizes.num_attention_heads,
+        "intermediate_size": sizes.intermediate_size,
+        "max_position_embeddings": sizes.max_position_embeddings,
+        "tie_word_embeddings": True,
+    }
     if getattr(usual, "num_key_value_heads", None):
         wanted["num_key_value_heads"] = sizes.num_attention_heads
     if getattr(usual, "head_dim", None):

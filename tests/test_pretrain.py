@@ -46,7 +46,7 @@ def run(recipe: str, words: str) -> None:
 @pytest.fixture(scope="module")
 def decoder(texts: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("decoder")
-    pretrain(f"{NEW} --dataset_name {texts} --max_steps 30 {TRAINING}", folder)
+    pretrain(f"{NEW} --dataset_name {texts} --max_steps 50 {TRAINING} --learning_rate 5e-3", folder)
     return folder
 
 
@@ -61,7 +61,7 @@ def test_the_perplexity_of_held_out_text_falls(decoder: Path) -> None:
     record = json.loads((decoder / "run.json").read_text())
     summary = record["summary"]
     assert 250 < summary["perplexity_before"] < 450  # about the vocabulary's size: a new model knows nothing
-    assert summary["perplexity"] < 40
+    assert summary["perplexity"] < 0.2 * summary["perplexity_before"]
     assert summary["perplexity_before"] == record["perplexity_before"]
     assert record["data"]["pretrain"]["rows"] == 28
     assert record["data"]["pretrain_heldout"]["rows"] == 2
