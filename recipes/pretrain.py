@@ -174,18 +174,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     checkpoint = args.resume_from_checkpoint or run.last_checkpoint()
 
-    # 1. Whether model and objective go together
-    start = None
+    # 1. Whether model, tokenizer and objective go together
+    trusted = args.trust_remote_code
+    start = tokenizer = None
     if model_args.from_scratch:
         config = new_config(sizes, args.objective)
     else:
-        config = load_config(model_args.model_name_or_path, trust_remote_code=args.trust_remote_code)
+        config = load_config(model_args.model_name_or_path, trust_remote_code=trusted)
         check_objective(config, args.objective, model_args.model_name_or_path)
         with args.main_process_first(desc="base model"):
-            start = starting_model(
-                model_args.model_name_or_path, args.output_dir, trust_remote_code=args.trust_remote_code
-            )
-    limit = longest_block(config)
+            start = starting_model(model_args.model_name_or_path, args.output_dir, trust_remote_code=trusted)
+    given = start or model_args.tokenizer_name
+    if given:
+        tokenizer = load_tokenizer(given, trust_remote_code=trusted, needs_eos=not masked)
+        if masked and None in (tokenizer.mask_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id):
+            raise ConfigError(f"the tokenizer of {given} has no mask, cls or sep token: take an encoder's")
+    limit = longest_block(config, tokenizer if masked else None)
     if limit is not None and args.max_length > limit:
         raise ConfigError(f"--max_length {args.max_length} is more than the {limit} tokens that the model can read")
 
@@ -201,17 +205,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.record_data("pretrain_heldout", heldout)
 
     # 3. Tokenizer and blocks
-    if model_args.train_tokenizer and not checkpoint:
+    if tokenizer is None and checkpoint:
+        tokenizer = load_tokenizer(checkpoint, needs_eos=not masked)
+    elif tokenizer is None:
         tokenizer = train_tokenizer(train["text"], model_args.vocab_size, encoder=masked, max_length=limit)
-    else:
-        tokenizer = load_tokenizer(
-            str(checkpoint if model_args.train_tokenizer else start or model_args.tokenizer_name),
-            trust_remote_code=args.trust_remote_code,
-            needs_eos=not masked,
-        )
     tokenizer.padding_side = "right"  # an encoder counts positions from the first token
-    if masked and None in (tokenizer.mask_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id):
-        raise ConfigError("--objective masked needs a tokenizer with mask, cls and sep tokens: take an encoder's")
     options = {"length": args.max_length, "objective": args.objective}
     blocks = token_blocks(train, tokenizer, packing=args.packing, **options)
     held = token_blocks(heldout, tokenizer, packing=False, **options)  # every token of every held-out document
@@ -225,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         load = load_masked_model if masked else load_policy
         kernel = {"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}
-        model = load(start, dtype=model_args.weights_dtype, trust_remote_code=args.trust_remote_code, **kernel)
+        model = load(start, dtype=model_args.weights_dtype, trust_remote_code=trusted, **kernel)
         adapter = start_tuning(model_args, model, "FEATURE_EXTRACTION" if masked else "CAUSAL_LM")
         if adapter is not None:
             model = get_peft_model(model, adapter)

@@ -9,11 +9,9 @@ from __future__ import annotations
 import ast
 import difflib
 import hashlib
-import io
 import math
 import re
 import sysconfig
-import tokenize
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -114,19 +112,20 @@ def prose(code: str) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # stray escapes in the source read are none of the user's business
-            tree = ast.parse(code)
-        comments = [
-            token for token in tokenize.generate_tokens(io.StringIO(code).readline) if token.type == tokenize.COMMENT
-        ]
-    except (SyntaxError, ValueError, tokenize.TokenError, RecursionError):
+            nodes = list(ast.walk(ast.parse(code)))
+    except (SyntaxError, ValueError, RecursionError):
         return ""
     found: list[tuple[int, str]] = []
-    for node in ast.walk(tree):
+    inside: set[int] = set()  # lines of strings, in which a # begins no comment
+    for node in nodes:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             docstring = ast.get_docstring(node)
             if docstring:
                 found.append((node.body[0].lineno, docstring))
-    return "\n\n".join(text for _, each in sorted(found + list(_blocks(comments))) if (text := _prose_lines(each)))
+        elif isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno != node.lineno:
+            inside.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    found += _comment_blocks(code.split("\n"), inside)
+    return "\n\n".join(text for _, each in sorted(found) if (text := _prose_lines(each)))
 
 
 def stdlib_prose() -> Iterator[str]:
@@ -145,19 +144,16 @@ def stdlib_prose() -> Iterator[str]:
                 yield text
 
 
-def _blocks(comments: Sequence[tokenize.TokenInfo]) -> Iterator[tuple[int, str]]:
-    """Comments on lines of their own, neighbouring lines joined."""
-    start = last = -1
-    lines: list[str] = []
-    for token in comments:
-        if token.line.strip() != token.string.strip():
-            continue  # behind code: too short to be prose
-        if token.start[0] != last + 1:
-            yield start, "\n".join(lines)
-            start, lines = token.start[0], []
-        last = token.start[0]
-        lines.append(token.string.lstrip("#").strip())
-    yield start, "\n".join(lines)
+def _comment_blocks(lines: Sequence[str], inside: set[int]) -> Iterator[tuple[int, str]]:
+    """Comments on lines of their own, neighbouring ones joined, with their first lines' numbers from 1."""
+    start, block = 0, []
+    for number, line in enumerate([*lines, ""], start=1):
+        if line.lstrip().startswith("#") and number not in inside:
+            start = start if block else number
+            block.append(line.strip().lstrip("#").strip())
+        elif block:
+            yield start, "\n".join(block)
+            block = []
 
 
 def _prose_lines(text: str) -> str:

@@ -23,6 +23,11 @@ CODE = '''"""Module.
 x = 1  # behind code
 
 
+TEXT = """
+# no comment
+"""
+
+
 def f():
     """Do it."""
     # Inside.

@@ -227,6 +227,10 @@ MISTAKES = {
     "masked decoder": ("--model_name_or_path DECODER --objective masked --dataset_name TEXTS", "--objective causal"),
     "causal encoder": ("--model_name_or_path ENCODER --dataset_name TEXTS", "take --objective masked"),
     "new masked decoder": (f"{NEW} --model_type gpt2 --objective masked --dataset_name TEXTS", "is a decoder"),
+    "masked with a decoder's tokenizer": (
+        "--from_scratch --tokenizer_name DECODER --objective masked --dataset_name TEXTS",
+        "no mask, cls or sep token",
+    ),
     "block too long": (f"{NEW} --max_length 2048 --dataset_name TEXTS", "more than the 1024 tokens"),
     "block too long for a trained model": (
         "--model_name_or_path DECODER --max_length 2048 --dataset_name TEXTS",
