@@ -146,7 +146,8 @@ def stdlib_prose() -> Iterator[str]:
 
 def _comment_blocks(lines: Sequence[str], inside: set[int]) -> Iterator[tuple[int, str]]:
     """Comments on lines of their own, neighbouring ones joined, with their first lines' numbers from 1."""
-    start, block = 0, []
+    start = 0
+    block: list[str] = []
     for number, line in enumerate([*lines, ""], start=1):
         if line.lstrip().startswith("#") and number not in inside:
             start = start if block else number
