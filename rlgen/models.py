@@ -14,9 +14,12 @@ from huggingface_hub.errors import HFValidationError
 from peft import AutoPeftModelForCausalLM, PeftModel
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -29,6 +32,8 @@ from rlgen.tiny import tiny_model
 __all__ = [
     "can_merge",
     "is_adapter",
+    "load_config",
+    "load_masked_model",
     "load_policy",
     "load_reward_model",
     "load_tokenizer",
@@ -117,6 +122,23 @@ def load_tokenizer(
     return tokenizer
 
 
+def load_config(name_or_path: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """Configuration of a model, of an adapter folder that of its base; no weights are read.
+
+    Args:
+        name_or_path: as for `load_policy`.
+        trust_remote_code: run code that ships with a hub model.
+
+    Raises:
+        ModelError: it cannot be found or read.
+    """
+    resolved = resolve_model(name_or_path)
+    if is_adapter(resolved):
+        resolved = resolve_model(adapter_base(resolved))
+    with _clear_errors("model", name_or_path):
+        return AutoConfig.from_pretrained(resolved, trust_remote_code=trust_remote_code)
+
+
 def load_policy(
     name_or_path: str,
     *,
@@ -188,6 +210,25 @@ def load_reward_model(
             **kwargs,
         )
     return model
+
+
+def load_masked_model(
+    name_or_path: str, *, dtype: str | torch.dtype = "auto", trust_remote_code: bool = False, **kwargs: Any
+) -> PreTrainedModel:
+    """Encoder with the head that predicts masked tokens, from a hub id or a plain folder.
+
+    Args:
+        name_or_path: where from.
+        dtype: "auto" for `training_dtype()`, else a torch dtype or its name.
+        trust_remote_code: run code that ships with a hub model.
+        **kwargs: further arguments of `from_pretrained`.
+
+    Raises:
+        ModelError: it cannot be found or read.
+    """
+    options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code, "use_safetensors": True, **kwargs}
+    with _clear_errors("model", name_or_path):
+        return AutoModelForMaskedLM.from_pretrained(resolve_model(name_or_path), **options)
 
 
 def starting_model(name_or_path: str, output_dir: str | Path, *, trust_remote_code: bool = False) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rlgen.config import ModelArguments
 
 Kind = Literal["weights", "adapter", "prompt"]
-STAGES = ("sft", "reward", "dpo", "ppo")
+STAGES = ("pretrain", "sft", "reward", "dpo", "ppo")
 LORA_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_init", "top_layers")
 RANK_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "top_layers")
 
@@ -99,9 +99,15 @@ LORA_FAMILY = tuple(name for name, strategy in STRATEGIES.items() if strategy.se
 NEUTRAL_INITS = ("default", "gaussian", "orthogonal", "mica")
 BASE_CHANGING_INITS = ("pissa", "olora", "loftq")
 PROMPT_REASONS = {
+    "pretrain": "other stages start from a pre-trained model, of which a prompt cannot be a part",
     "reward": "a reward model is kept as one plain model, of which a prompt cannot be a part",
     "dpo": "a fresh prompt changes the answers before any training, and the policy must start as its reference",
     "ppo": "a fresh prompt changes the answers before any training, and the policy must start as its reference",
+}
+
+QUANTIZED_REASONS = {
+    "pretrain": "a pre-trained model is kept as one plain model, of which 4-bit weights are no part",
+    "reward": "a score cannot be kept in 4 bits",
 }
 
 
@@ -131,7 +137,7 @@ def check_tuning(
 
     Args:
         args: says the strategy.
-        stage: "sft", "reward", "dpo" or "ppo".
+        stage: "pretrain", "sft", "reward", "dpo" or "ppo".
         merge: whether the result is merged into a plain model, where that can be.
         packing: whether rows are packed.
         gradient_checkpointing: whether activations are computed anew.
@@ -143,7 +149,7 @@ def check_tuning(
     strategy = find_strategy(str(args.tuning))
     if stage not in strategy.stages:
         fitting = [name for name, other in STRATEGIES.items() if stage in other.stages]
-        reason = PROMPT_REASONS[stage] if strategy.kind == "prompt" else "a score cannot be kept in 4 bits"
+        reason = (PROMPT_REASONS if strategy.kind == "prompt" else QUANTIZED_REASONS)[stage]
         raise ConfigError(f"--tuning {strategy.name} does not go with {stage}: {reason}; take {', '.join(fitting)}")
     if critic == "adapter" and strategy.kind == "weights":
         raise ConfigError(

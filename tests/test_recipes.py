@@ -33,6 +33,8 @@ WRITES_NOTHING = {"reward_explain", "tasks", "tasks_gain", "tasks_show"}
 # The shortest command line of every recipe: a tiny model and own files, two steps. A new recipe needs a line here.
 TRAINING = "--max_steps 2 --per_device_train_batch_size 2 --logging_steps 1"
 MINIMAL = {
+    "pretrain": "--from_scratch --train_tokenizer --vocab_size 300 --hidden_size 16 --num_hidden_layers 1 "
+    f"--dataset_name text.txt --max_length 32 --output_dir pretrain {TRAINING}",
     "sft": f"--model_name_or_path MODEL --dataset_name rows.jsonl --output_dir sft {TRAINING}",
     "reward": f"--model_name_or_path MODEL --dataset_name rows.jsonl --reward my_rewards.py:shortness --min_margin 0 "
     f"--num_generations 2 --max_completion_length 8 --output_dir reward {TRAINING}",
@@ -59,6 +61,7 @@ MINIMAL = {
     "--output_dir reward_check",
 }
 LEAVES = {
+    "pretrain": ["run.json", "metrics.jsonl", "config.json", "model.safetensors", "tokenizer_config.json"],
     "sft": ["run.json", "metrics.jsonl", "config.json", "model.safetensors", "tokenizer_config.json"],
     "reward": ["run.json", "metrics.jsonl", "model.safetensors", "evaluation.json", "pairs/train.jsonl"],
     "reward_evaluate": ["run.json", "evaluation.json", "reward_report.html"],
@@ -137,6 +140,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
     (folder / "my_rewards.py").write_text(MY_REWARDS)
+    (folder / "text.txt").write_text("".join(f"{first} and {second}.\n" for first in WORDS for second in WORDS) * 3)
     (folder / "no_reference.jsonl").write_text('{"prompt": "a"}\n')
     (folder / "typo.yaml").write_text("lerning_rate: 1.0e-3\n")
     (folder / "mix_typo.yaml").write_text("rewards: {short: {reward: 'my_rewards.py:shortness', wieght: 2}}\n")

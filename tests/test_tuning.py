@@ -16,7 +16,7 @@ from rlgen.config import ModelArguments
 from rlgen.errors import ConfigError, ModelError
 from rlgen.models import can_merge, load_policy, load_tokenizer, save_model, starting_model
 from rlgen.runs import open_run
-from rlgen.strategies import BASE_CHANGING_INITS, NEUTRAL_INITS, STRATEGIES, check_tuning
+from rlgen.strategies import BASE_CHANGING_INITS, NEUTRAL_INITS, STAGES, STRATEGIES, check_tuning
 from rlgen.tuning import loading_options, start_tuning
 from rlgen.tuning_callbacks import GradualUnfreezing, tuning_callbacks
 
@@ -326,7 +326,7 @@ def test_the_older_flags_name_a_strategy(flags, name):
 
 def test_every_combination_of_strategy_and_stage_is_allowed_or_refused_by_name(monkeypatch):
     monkeypatch.setattr("rlgen.strategies.require_bitsandbytes", lambda: None)
-    for name, stage in itertools.product(STRATEGIES, ("sft", "reward", "dpo", "ppo")):
+    for name, stage in itertools.product(STRATEGIES, STAGES):
         if stage in STRATEGIES[name].stages:
             check_tuning(ModelArguments(tuning=name), stage)
         else:

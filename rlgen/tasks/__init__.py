@@ -18,6 +18,7 @@ from types import ModuleType
 from datasets import Dataset
 
 from rlgen.errors import ConfigError
+from rlgen.parser import SHIPPED_CONFIGS
 
 SPLITS = ("sft", "preference", "rl", "validation", "heldout")
 
@@ -121,6 +122,9 @@ def _load_registered(name: str) -> ModuleType:
 
 def _load_file(path: Path) -> ModuleType:
     path = path.expanduser()
+    if not path.is_file():
+        shipped = SHIPPED_CONFIGS / path.as_posix().removeprefix("recipes/configs/")
+        path = shipped if shipped.is_file() else path
     if not path.is_file():
         raise ConfigError(f"task file {path}: no such file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
