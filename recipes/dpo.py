@@ -21,6 +21,7 @@ from trl import DPOConfig
 from rlgen.config import ModelArguments, TaskArguments, fit_to_machine, parse_arguments, recipe, resolved_config
 from rlgen.data import check_disjoint, load_rows
 from rlgen.errors import ConfigError
+from rlgen.families import check_family
 from rlgen.lm_head import project_labelled_tokens_only
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
 from rlgen.pair_trainers import DPOTrainer
@@ -71,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv=argv,
     )
     check_tuning(model_args, "dpo", gradient_checkpointing=args.gradient_checkpointing)
+    check_family(model_args, "dpo", trust_remote_code=args.trust_remote_code, settings=args)
     if bool(args.pairs) == bool(data.dataset_name):
         raise ConfigError("give the pairs: either --pairs DIR/pairs of a reward run, or --dataset_name with own pairs")
     if data.task:

@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import HFValidationError
-from peft import AutoPeftModelForCausalLM, PeftModel
+from peft import AutoPeftModelForCausalLM, AutoPeftModelForSeq2SeqLM, PeftModel
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -29,6 +32,7 @@ from rlgen.tiny import tiny_model
 __all__ = [
     "can_merge",
     "is_adapter",
+    "load_config",
     "load_policy",
     "load_reward_model",
     "load_tokenizer",
@@ -45,6 +49,8 @@ EMBEDDED = "embedded"
 # Adapters that a plain model has no place for.
 UNMERGEABLE = frozenset({"PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "BEFT", BottleneckType.BOTTLENECK.value})
 EMBEDDED_ENCODER = "embedded-encoder"
+# What an encoder-decoder without a chat template encodes of messages: their contents, a line each, and the eos token.
+ENCODER_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}\n{% endif %}{% endfor %}{{ eos_token }}"
 
 
 def training_dtype() -> torch.dtype:
@@ -97,6 +103,8 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Tokenizer with left padding and a pad token (a token other than eos where the vocabulary has one).
 
+    An encoder-decoder's has a chat template, if need be one that joins the messages.
+
     Args:
         name_or_path: where from.
         trust_remote_code: run code that ships with a hub model.
@@ -110,11 +118,31 @@ def load_tokenizer(
         resolved = resolve_model(adapter_base(resolved))
     with _clear_errors("tokenizer", name_or_path):
         tokenizer = AutoTokenizer.from_pretrained(resolved, trust_remote_code=trust_remote_code, padding_side="left")
+    bare = tokenizer.chat_template is None and not is_adapter(resolved)
+    if bare and load_config(resolved, trust_remote_code=trust_remote_code).is_encoder_decoder:
+        tokenizer.chat_template = ENCODER_TEMPLATE  # rows of messages are for it as for any model
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     if tokenizer.eos_token_id is None and (needs_eos or tokenizer.sep_token_id is None):
         raise ModelError(f"the tokenizer of {name_or_path} has no eos token, so a completion can never end; set one")
     return tokenizer
+
+
+def load_config(name_or_path: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """Configuration of a model, of an adapter folder that of its base; no weights are read.
+
+    Args:
+        name_or_path: as for `load_policy`.
+        trust_remote_code: run code that ships with a hub model.
+
+    Raises:
+        ModelError: it cannot be found or read.
+    """
+    resolved = resolve_model(name_or_path)
+    if is_adapter(resolved):
+        resolved = resolve_model(adapter_base(resolved))
+    with _clear_errors("model", name_or_path):
+        return AutoConfig.from_pretrained(resolved, trust_remote_code=trust_remote_code)
 
 
 def load_policy(
@@ -126,7 +154,7 @@ def load_policy(
     merge: bool = False,
     **kwargs: Any,
 ) -> PreTrainedModel | PeftModel:
-    """Causal language model from a hub id, a folder, an adapter folder, or "embedded".
+    """Decoder or encoder-decoder from a hub id, a folder, an adapter folder, or "embedded".
 
     Args:
         name_or_path: where from.
@@ -145,11 +173,13 @@ def load_policy(
     options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code, "use_safetensors": True, **kwargs}
     if attn_implementation:
         options["attn_implementation"] = attn_implementation
+    both = load_config(name_or_path, trust_remote_code=trust_remote_code).is_encoder_decoder
     with _clear_errors("model", name_or_path):
         if not is_adapter(resolved):
-            return AutoModelForCausalLM.from_pretrained(resolved, **options)
-        resolve_model(adapter_base(resolved))  # a base that has gone deserves its own message
-        model = AutoPeftModelForCausalLM.from_pretrained(resolved, **options)
+            plain = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
+            return plain.from_pretrained(resolved, **options)
+        adapted = AutoPeftModelForSeq2SeqLM if both else AutoPeftModelForCausalLM
+        model = adapted.from_pretrained(resolved, **options)
         return model.merge_and_unload() if merge else model
 
 
