@@ -50,7 +50,7 @@ EMBEDDED = "embedded"
 UNMERGEABLE = frozenset({"PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "BEFT", BottleneckType.BOTTLENECK.value})
 EMBEDDED_ENCODER = "embedded-encoder"
 # What an encoder-decoder without a chat template encodes of messages: their contents, a line each, and the eos token.
-ENCODER_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}\n{% endif %}{% endfor %}{{ eos_token }}"
+ENCODER_TEMPLATE = "{{ messages | map(attribute='content') | join('\n') }}{{ eos_token }}"
 
 
 def training_dtype() -> torch.dtype:
