@@ -3,19 +3,16 @@
 What a family cannot have is refused here, before any weights are read; `docs/families.md` shows the whole.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from transformers import MODEL_FOR_MASKED_LM_MAPPING, PreTrainedConfig
 
 from rlgen.errors import ConfigError, ModelError
-from rlgen.models import EMBEDDED, EMBEDDED_ENCODER, load_config
+from rlgen.models import EMBEDDED, EMBEDDED_ENCODER, Family, family_of, load_config
 from rlgen.strategies import STRATEGIES, find_strategy
 
 if TYPE_CHECKING:
     from rlgen.config import ModelArguments
-
-Family = Literal["decoder", "encoder-decoder", "encoder"]
 
 ENCODED_ALONE = "it joins rows into one text, but each prompt is encoded by itself"
 COMPLETION_ONLY = "the decoder writes the completion alone, so that the loss is on nothing else"
@@ -36,14 +33,6 @@ DECODER_ONLY_TUNING = {
     "p_tuning": "sampling goes past the learned prompt",
     "prefix_tuning": "sampling goes past the learned prefix",
 }
-
-
-def family_of(config: PreTrainedConfig) -> Family:
-    """The family of a model; what could be an encoder or a decoder is an encoder unless it says otherwise."""
-    if config.is_encoder_decoder:
-        return "encoder-decoder"
-    fills_gaps = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
-    return "encoder" if fills_gaps else "decoder"
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:

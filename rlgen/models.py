@@ -7,13 +7,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import HFValidationError
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSeq2SeqLM, PeftModel
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -30,7 +31,9 @@ from rlgen.errors import ModelError
 from rlgen.tiny import tiny_model
 
 __all__ = [
+    "Family",
     "can_merge",
+    "family_of",
     "is_adapter",
     "load_config",
     "load_policy",
@@ -45,6 +48,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+Family = Literal["decoder", "encoder-decoder", "encoder"]
 EMBEDDED = "embedded"
 # Adapters that a plain model has no place for.
 UNMERGEABLE = frozenset({"PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "BEFT", BottleneckType.BOTTLENECK.value})
@@ -145,6 +149,14 @@ def load_config(name_or_path: str, *, trust_remote_code: bool = False) -> PreTra
         return AutoConfig.from_pretrained(resolved, trust_remote_code=trust_remote_code)
 
 
+def family_of(config: PreTrainedConfig) -> Family:
+    """The family of a model; what could be an encoder or a decoder is an encoder unless it says otherwise."""
+    if config.is_encoder_decoder:
+        return "encoder-decoder"
+    fills_gaps = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    return "encoder" if fills_gaps else "decoder"
+
+
 def load_policy(
     name_or_path: str,
     *,
@@ -165,7 +177,7 @@ def load_policy(
         **kwargs: further arguments of `from_pretrained`.
 
     Raises:
-        ModelError: it cannot be found or read.
+        ModelError: it cannot be found or read, or is an encoder.
     """
     resolved = resolve_model(name_or_path)
     if merge and is_adapter(resolved):
@@ -173,7 +185,10 @@ def load_policy(
     options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code, "use_safetensors": True, **kwargs}
     if attn_implementation:
         options["attn_implementation"] = attn_implementation
-    both = load_config(name_or_path, trust_remote_code=trust_remote_code).is_encoder_decoder
+    family = family_of(load_config(name_or_path, trust_remote_code=trust_remote_code))
+    if family == "encoder":
+        raise ModelError(f"{name_or_path} is an encoder, which writes no text: take a decoder or an encoder-decoder")
+    both = family == "encoder-decoder"
     with _clear_errors("model", name_or_path):
         if not is_adapter(resolved):
             plain = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
