@@ -1,6 +1,7 @@
 """Supervised fine-tuning of encoder-decoders: rows, loss, what is saved, and the ways of tuning."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -80,9 +81,10 @@ def test_padding_changes_no_loss(family, tiny_family, tmp_path):
     one = trainer(tiny_family(family), tmp_path)
     one.model.eval()
     encoded = encode_rows(ROWS, one.processing_class)
-    alone = [float(one.model(**one.data_collator([row])).loss) * len(row["labels"]) for row in encoded]
-    tokens = sum(len(row["labels"]) for row in encoded)
-    assert float(one.model(**one.data_collator(list(encoded))).loss) == pytest.approx(sum(alone) / tokens, abs=1e-4)
+    with torch.no_grad():
+        alone = [float(one.model(**one.data_collator([row])).loss) * len(row["labels"]) for row in encoded]
+        together = float(one.model(**one.data_collator(list(encoded))).loss)
+    assert together == pytest.approx(sum(alone) / sum(len(row["labels"]) for row in encoded), abs=1e-4)
 
 
 @pytest.mark.parametrize("family", BOTH)
@@ -141,6 +143,7 @@ def test_top_layers_are_those_of_the_decoder(name, tiny_family):
 def test_gradients_pass_frozen_embeddings_when_activations_are_computed_anew(tiny_family, tmp_path):
     losses = []
     for again in (False, True):
+        torch.manual_seed(0)  # of the adapter's first weights
         one = trainer(tiny_family("t5"), tmp_path, "lora", gradient_checkpointing=again, seed=0)
         one.train()
         losses.append(one.evaluate()["eval_loss"])
@@ -158,6 +161,7 @@ def test_the_recipe_goes_on_where_it_was_interrupted_and_names_the_next_stage(ti
     assert capsys.readouterr().out.splitlines()[-1].startswith("next: rlgen ppo --model_name_or_path")
     assert not is_adapter(tmp_path / "sft")
     (tmp_path / "sft" / "model.safetensors").unlink()
+    shutil.rmtree(tmp_path / "sft" / "checkpoint-4")
     record = json.loads((tmp_path / "sft" / "run.json").read_text())
     (tmp_path / "sft" / "run.json").write_text(json.dumps(record | {"finished": None}))
     main.__wrapped__(words.split())
@@ -193,7 +197,10 @@ def test_ppo_of_all_weights_starts_at_its_reference_and_raises_the_reward(family
         dataloader_pin_memory=False,
         disable_tqdm=True,
     )
-    prompts = Dataset.from_dict({"prompt": [f"Say {i}." for i in range(64)]})
+    prompts = [f"Say {i}." for i in range(64)]
+    if family == "bart":  # whose tokenizer has no chat template of its own
+        prompts = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    prompts = Dataset.from_dict({"prompt": prompts})
     one = PPOTrainer(
         load_policy(folder, dtype="float32"),
         even_tokens,

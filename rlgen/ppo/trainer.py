@@ -25,6 +25,7 @@ from trl import GRPOTrainer
 
 from rlgen.decoding import HiddenStates, sample
 from rlgen.errors import ConfigError, TrainingError
+from rlgen.families import is_encoder_decoder
 from rlgen.hidden import frozen_depth, replay_hidden
 from rlgen.models import load_policy
 from rlgen.ppo.advantages import explained_variance, gae, kl_estimate, token_rewards, whiten
@@ -116,6 +117,8 @@ class PPOTrainer(GRPOTrainer):
         if args.bf16 or args.fp16:
             leave_casts_to_autocast(policy)
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if sharded and is_encoder_decoder(policy):
+            raise ConfigError("an encoder-decoder is sampled from on one device: leave out DeepSpeed and FSDP")
         if isinstance(policy, PeftModel) and not sharded:
             share_reward_models(self.reward_funcs, policy, self.accelerator.autocast)
         # Dropout in the lower layers is drawn anew at each update; what was computed once cannot have it.

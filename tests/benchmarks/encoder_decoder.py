@@ -19,26 +19,26 @@ from pathlib import Path
 from typing import Any
 
 from reward_models._text import completion_text
+from rlgen.models import load_tokenizer
 from rlgen.tiny import tiny_model
 
-LETTERS = "abcdefghij"
+LETTERS = "abcdef"
 SPLITS = {"sft": 1200, "rl": 3000, "heldout": 256}
-SFT = "--tuning full --learning_rate 5e-3 --num_train_epochs 16 --per_device_train_batch_size 64 --logging_steps 50"
+SFT = "--tuning full --learning_rate 5e-3 --num_train_epochs 24 --per_device_train_batch_size 64 --logging_steps 50"
 PPO = (
-    "--tuning full --learning_rate 5e-4 --total_episodes 12800 --per_device_train_batch_size 128 --num_generations 4 "
-    "--steps_per_generation 2 --max_completion_length 9 --kl_coef 0.02 --critic_learning_rate 1e-3 "
+    "--tuning full --learning_rate 1e-3 --total_episodes 10240 --per_device_train_batch_size 128 --num_generations 4 "
+    "--steps_per_generation 2 --max_completion_length 7 --kl_coef 0.01 --lam 0.5 --critic_learning_rate 1e-3 "
     "--critic_warmup_rollouts 2 --logging_steps 8"
 )
-COMPARE = "--max_new_tokens 9"
+COMPARE = "--max_new_tokens 7"
 
 
-def positions(completions: Sequence[Any], reference: Sequence[str], **_: Any) -> list[float]:
-    """Share of the letters that stand where they should; letters that are missing or too many count as wrong."""
+def places(completion_ids: Sequence[Sequence[int]], reference_ids: Sequence[Sequence[int]], **_: Any) -> Any:
+    """For each token its share of the whole if it stands where it should, the end included; else 0."""
     scores = []
-    for completion, wanted in zip(completions, reference, strict=True):
-        given = completion_text(completion)
-        right = sum(a == b for a, b in zip(given, wanted, strict=False))
-        scores.append(right / max(len(given), len(wanted)))
+    for ids, wanted in zip(completion_ids, reference_ids, strict=True):
+        right = [a == b for a, b in zip(ids, wanted, strict=False)]
+        scores.append([hit / len(wanted) for hit in right] + [0.0] * (len(ids) - len(right)))
     return scores
 
 
@@ -48,11 +48,12 @@ def exact(completions: Sequence[Any], reference: Sequence[str], **_: Any) -> lis
     return [float(completion_text(completion) == wanted) for completion, wanted in pairs]
 
 
-def rows(seed: int) -> dict[str, list[dict[str, str]]]:
+def rows(seed: int) -> dict[str, list[dict[str, Any]]]:
     """Rows of each split; which split a prompt belongs to is decided by its text."""
-    draw, found = random.Random(seed), {name: {} for name in SPLITS}
+    draw = random.Random(seed)
+    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in SPLITS}
     while any(len(found[name]) < count for name, count in SPLITS.items()):
-        prompt = "".join(draw.choice(LETTERS) for _ in range(draw.randint(4, 7)))
+        prompt = "".join(draw.choice(LETTERS) for _ in range(draw.randint(3, 5)))
         answer = prompt[::-1]
         place = int(hashlib.sha256(prompt.encode()).hexdigest(), 16) % 8
         name = "heldout" if place == 0 else "sft" if place < 3 else "rl"
@@ -65,19 +66,24 @@ def run(args: argparse.Namespace) -> None:
     """All seeds, one after the other."""
     for seed in args.seeds:
         folder = Path(args.output_dir) / f"seed{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, part in rows(seed).items():
-            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
         start = tiny_model(folder / "start", args.family, layers=2, vocabulary=259, seed=seed)
-        sft, ppo, rewards = folder / "sft", folder / "ppo", [f"{__file__}:positions", f"{__file__}:exact"]
-        common = ["--seed", str(seed), "--output_dir"]
-        words = f"{SFT} --model_name_or_path {start} --dataset_name {folder}/sft.jsonl --save_strategy no"
-        importlib.import_module("recipes.sft").main([*words.split(), *common, str(sft)])
-        reward = ["--reward", *rewards, "--reward_weights", "0.5", "0.5"]
-        words = f"{PPO} --model_name_or_path {sft} --dataset_name {folder}/rl.jsonl --save_strategy no"
-        importlib.import_module("recipes.ppo").main([*words.split(), *reward, *common, str(ppo)])
-        words = f"{COMPARE} --checkpoints start={start} sft={sft} ppo={ppo} --dataset_name {folder}/heldout.jsonl"
-        importlib.import_module("recipes.compare").main([*words.split(), *reward, *common, f"{folder}/compare"])
+        tokenizer = load_tokenizer(start)
+        for name, part in rows(seed).items():
+            for row in part:
+                ids = tokenizer(row["reference"], add_special_tokens=False)["input_ids"]
+                row["reference_ids"] = [*ids, tokenizer.eos_token_id]
+            (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+        sft, ppo, reward = folder / "sft", folder / "ppo", f"--reward {__file__}:exact"
+        stages = {
+            "sft": f"{SFT} --model_name_or_path {start} --dataset_name {folder}/sft.jsonl --save_strategy no",
+            "ppo": f"{PPO} --model_name_or_path {sft} --dataset_name {folder}/rl.jsonl --save_strategy no "
+            f"{reward} --token_reward {__file__}:places",
+            "compare": f"{COMPARE} --checkpoints start={start} sft={sft} ppo={ppo} {reward} "
+            f"--dataset_name {folder}/heldout.jsonl",
+        }
+        for name, words in stages.items():
+            main = importlib.import_module(f"recipes.{name}").main
+            main([*words.split(), "--seed", str(seed), "--output_dir", f"{folder}/{name}"])
 
 
 def table(folder: Path) -> list[str]:
