@@ -136,7 +136,9 @@ def _tiny_tokenizer(vocabulary: int, pairs: bool = False) -> Any:
     wrapped.chat_template = CHAT_TEMPLATE
     if pairs:  # an encoder's reads a text or two, between tokens of its own
         wrapped.add_special_tokens({"cls_token": "<|im_start|>", "sep_token": "<|im_end|>"})
-        ends = [(token, tokenizer.token_to_id(token)) for token in ("<|im_end|>", "<|im_start|>")]
+        ends: list[tuple[str, Any]] = [
+            (token, tokenizer.token_to_id(token)) for token in ("<|im_end|>", "<|im_start|>")
+        ]
         wrapped.backend_tokenizer.post_processor = processors.BertProcessing(*ends)
         wrapped.chat_template = None
     return wrapped
