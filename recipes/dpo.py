@@ -33,6 +33,7 @@ from rlgen.controls import (
 from rlgen.data import check_disjoint, load_rows
 from rlgen.dropout import set_dropout
 from rlgen.errors import ConfigError
+from rlgen.families import check_family
 from rlgen.lm_head import project_labelled_tokens_only
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
 from rlgen.optimizers import use_optimizer
@@ -86,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     check_tuning(model_args, "dpo", gradient_checkpointing=args.gradient_checkpointing)
     check_shared_reference(args, adapters=find_strategy(model_args.tuning).kind != "weights")
+    check_family(model_args, "dpo", trust_remote_code=args.trust_remote_code, settings=args)
     if bool(args.pairs) == bool(data.dataset_name):
         raise ConfigError("give the pairs: either --pairs DIR/pairs of a reward run, or --dataset_name with own pairs")
     # Pairs need no task, but a misspelt one is a mistake.

@@ -25,6 +25,7 @@ from rlgen.data import check_disjoint, load_rows
 from rlgen.dropout import set_dropout
 from rlgen.errors import ConfigError
 from rlgen.evaluation.rows import with_reference
+from rlgen.families import check_family
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
 from rlgen.optimizers import use_optimizer
 from rlgen.ppo import PPOConfig, PPOTrainer
@@ -104,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv=argv,
     )
     check_tuning(model_args, "ppo", critic=args.critic, gradient_checkpointing=args.gradient_checkpointing)
+    check_family(model_args, "ppo", trust_remote_code=args.trust_remote_code, settings=args)
     args.settle_learning_rate(adapters=model_args.use_peft)  # so that run.json says which it is
     config = resolved_config(args, data, model_args)
     if args.reward_config is not None:

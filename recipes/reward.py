@@ -27,6 +27,7 @@ from rlgen.controls import ControlArguments, check_best_metric, controlled
 from rlgen.data import check_disjoint
 from rlgen.evaluation.reward_models import evaluate_reward
 from rlgen.evaluation.reward_report import write_reward_report
+from rlgen.families import check_family
 from rlgen.memory import release_memory
 from rlgen.models import load_tokenizer, starting_model
 from rlgen.pairing import PairArguments, obtain_pairs
@@ -85,6 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     check_tuning(model_args, "reward", gradient_checkpointing=args.gradient_checkpointing)
     check_best_metric(args, "reward")
+    check_family(model_args, "reward", trust_remote_code=args.trust_remote_code, settings=args)
     run = open_run(args.output_dir, stage="reward", config=resolved_config(args, pair_args, data, model_args))
     folder, policy = Path(args.output_dir), model_args.model_name_or_path
     next_command = (

@@ -22,11 +22,13 @@ from rlgen.config import ModelArguments, TaskArguments, fit_to_machine, parse_ar
 from rlgen.controls import AnswerArguments, ControlArguments, check_best_metric, controlled, require_heldout
 from rlgen.data import check_disjoint, load_rows
 from rlgen.dropout import set_dropout
+from rlgen.families import check_family
 from rlgen.lm_head import project_labelled_tokens_only
 from rlgen.models import load_policy, load_tokenizer, save_model, starting_model
 from rlgen.optimizers import use_optimizer
 from rlgen.packing import check_packing
 from rlgen.runs import open_run
+from rlgen.seq2seq import EncoderDecoderSFTTrainer
 from rlgen.strategies import check_tuning, find_strategy
 from rlgen.tasks import get_task
 from rlgen.tuning import leave_casts_to_autocast, loading_options, start_tuning
@@ -78,8 +80,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         packing=args.packing,
         gradient_checkpointing=args.gradient_checkpointing,
     )
+    family = check_family(model_args, "sft", trust_remote_code=args.trust_remote_code, settings=args)
     run = open_run(args.output_dir, stage="sft", config=resolved_config(args, data, model_args))
     next_command = f"next: rlgen reward --model_name_or_path {args.output_dir} --output_dir runs/reward"
+    if family == "encoder-decoder":
+        next_command = f"next: rlgen ppo --model_name_or_path {args.output_dir} --output_dir runs/ppo"
     if not find_strategy(model_args.tuning).merges:  # the result is for use, not for a stage upon it
         checkpoints = f"base={model_args.model_name_or_path} sft={args.output_dir}"
         next_command = f"next: rlgen compare --checkpoints {checkpoints} --output_dir runs/compare"
@@ -138,7 +143,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # 3. Train
     project_labelled_tokens_only()
-    trainer = SFTTrainer(
+    make_trainer = EncoderDecoderSFTTrainer if family == "encoder-decoder" else SFTTrainer
+    trainer = make_trainer(
         model=model,
         args=args,
         train_dataset=train.select_columns(columns),

@@ -18,6 +18,8 @@ from transformers.cache_utils import DynamicLayer
 from transformers.generation import TopPLogitsWarper
 
 from rlgen.attention import fast_decoding
+from rlgen.encoded import GrowingDecodings
+from rlgen.families import is_encoder_decoder
 from rlgen.hidden import record_hidden
 from rlgen.scoring import PADDING, PROMPT, select_tokens, visible_bias
 from rlgen.sharing import can_share_prompts, read_prefix
@@ -67,7 +69,7 @@ def sample(
     """Decode one batch: each prompt is read once for all its completions, and finished ones cost nothing more.
 
     Args:
-        model: causal language model with a dynamic key-value cache.
+        model: decoder with a dynamic key-value cache, or encoder-decoder.
         prompt_ids: N lists of token ids, none empty.
         num_generations: completions a prompt, G.
         max_new_tokens: length limit in tokens.
@@ -76,15 +78,21 @@ def sample(
         temperature: 0 for the most likely token at each step; or one number for each of the G completions.
         top_p: nucleus sampling; 1 for all tokens.
         generator: source of randomness; None for torch's global one. Greedy completions draw nothing from it.
-        share_prompts: let completions stand in one row where the model seems to allow it.
-        hidden_depths: numbers of decoder layers after which activations are kept.
+        share_prompts: let completions stand in one row where the model seems to allow it; a decoder.
+        hidden_depths: numbers of a decoder's layers after which activations are kept.
 
     Returns:
         N * G completions.
     """
     was_training = model.training
     model.eval()
-    growing = _Growing(model, prompt_ids, num_generations, pad_token_id, max_new_tokens, hidden_depths, share_prompts)
+    growing: _Growing | GrowingDecodings
+    if is_encoder_decoder(model):
+        growing = GrowingDecodings(model, prompt_ids, num_generations, pad_token_id)
+    else:
+        growing = _Growing(
+            model, prompt_ids, num_generations, pad_token_id, max_new_tokens, hidden_depths, share_prompts
+        )
     temperatures = [temperature] * num_generations if isinstance(temperature, int | float) else list(temperature)
     heat = torch.tensor(temperatures, device=growing.device).repeat(len(prompt_ids))
     nucleus = TopPLogitsWarper(top_p) if top_p < 1 else None

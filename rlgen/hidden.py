@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from rlgen.scoring import PackedRows, unwrapped
+from rlgen.families import is_encoder_decoder, start_token
+from rlgen.scoring import PackedRows, select_tokens, unwrapped
 from rlgen.tuning import decoder_layers
 
 
@@ -14,9 +16,12 @@ def frozen_depth(model: nn.Module) -> int:
     """How many of the lowest decoder layers nothing trains; 0 if anything trains that may come before them.
 
     Outside the layers only the output embeddings are known to come after; a trained embedding of positions, a prompt
-    of trained vectors or a last norm leaves no trunk.
+    of trained vectors or a last norm leaves no trunk. Nor has an encoder-decoder one, whose layers all read the
+    encoder's output.
     """
     inner = unwrapped(model)
+    if is_encoder_decoder(inner):
+        return 0
     layers = decoder_layers(inner)
     known = {id(parameter) for layer in layers for parameter in layer.parameters()}
     head = inner.get_output_embeddings()
@@ -31,8 +36,16 @@ def frozen_depth(model: nn.Module) -> int:
 
 
 @contextmanager
-def record_hidden(model: nn.Module, depths: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Record the hidden states (N, S, H) after the given numbers of decoder layers during a forward pass."""
+def record_hidden(
+    model: nn.Module, depths: Sequence[int], packed: PackedRows | None = None
+) -> Iterator[dict[int, Tensor]]:
+    """Record the hidden states (N, S, H) after the given numbers of decoder layers during a forward pass.
+
+    Args:
+        model: decoder or encoder-decoder.
+        depths: numbers of layers.
+        packed: the rows that it is going to see; an encoder-decoder's states are put where a decoder's would be.
+    """
     layers = decoder_layers(unwrapped(model))
     recorded: dict[int, Tensor] = {}
     hooks = []
@@ -40,7 +53,8 @@ def record_hidden(model: nn.Module, depths: Sequence[int]) -> Iterator[dict[int,
 
         def keep(layer: Any, _inputs: Any, output: Any, depth: int = depth) -> None:
             layer._answers_with_tuple = isinstance(output, tuple)
-            recorded[depth] = (output[0] if isinstance(output, tuple) else output).detach()
+            states = (output[0] if isinstance(output, tuple) else output).detach()
+            recorded[depth] = _in_rows(model, states, packed)
 
         hooks.append(layers[depth - 1].register_forward_hook(keep))
     try:
@@ -51,9 +65,11 @@ def record_hidden(model: nn.Module, depths: Sequence[int]) -> Iterator[dict[int,
 
 
 def decoder(model: nn.Module) -> nn.Module:
-    """The model below the LM head, whose output begins with the final hidden state; PEFT-wrapped or not."""
+    """The decoder below the LM head, whose output begins with the final hidden state; PEFT-wrapped or not."""
     inner = unwrapped(model)
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    if is_encoder_decoder(inner):
+        inner = inner.get_decoder()  # which has a head of its own where two models were joined
     below: nn.Module = inner.base_model
     return below
 
@@ -61,6 +77,11 @@ def decoder(model: nn.Module) -> nn.Module:
 def run_decoder(model: nn.Module, packed: PackedRows) -> Tensor:
     """Final hidden states (N, S, H) of packed rows; no logits."""
     inner = unwrapped(model)
+    if is_encoder_decoder(inner):
+        none = torch.empty(0, dtype=torch.long, device=packed.input_ids.device)
+        with select_tokens(inner, none, none), record_final(model, packed=packed, detached=False) as final:
+            model(**packed.for_encoder_decoder(start_token(inner)), use_cache=False)
+        return final[-1]
     mask = packed.attention_mask(inner.config._attn_implementation, inner.dtype)
     hidden: Tensor = decoder(model)(
         input_ids=packed.input_ids, attention_mask=mask, position_ids=packed.position_ids, use_cache=False
@@ -69,17 +90,34 @@ def run_decoder(model: nn.Module, packed: PackedRows) -> Tensor:
 
 
 @contextmanager
-def record_final(model: nn.Module, wanted: bool = True) -> Iterator[list[Tensor]]:
-    """Record the final hidden state (N, S, H), after the last norm, of each forward pass; nothing unless wanted."""
+def record_final(
+    model: nn.Module, wanted: bool = True, packed: PackedRows | None = None, detached: bool = True
+) -> Iterator[list[Tensor]]:
+    """Record the final hidden state (N, S, H), after the last norm, of each forward pass.
+
+    Args:
+        model: decoder or encoder-decoder.
+        wanted: False for nothing.
+        packed: as for `record_hidden`.
+        detached: without gradient.
+    """
     recorded: list[Tensor] = []
     if not wanted:
         yield recorded
         return
-    hook = decoder(model).register_forward_hook(lambda _, __, output: recorded.append(output[0].detach()))
+
+    def keep(_layer: Any, _inputs: Any, output: Any) -> None:
+        recorded.append(_in_rows(model, output[0].detach() if detached else output[0], packed))
+
+    hook = decoder(model).register_forward_hook(keep)
     try:
         yield recorded
     finally:
         hook.remove()
+
+
+def _in_rows(model: nn.Module, states: Tensor, packed: PackedRows | None) -> Tensor:
+    return states if packed is None or not is_encoder_decoder(model) else packed.in_rows(states)
 
 
 @contextmanager

@@ -7,16 +7,18 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import HFValidationError
-from peft import AutoPeftModelForCausalLM, PeftModel
+from peft import AutoPeftModelForCausalLM, AutoPeftModelForSeq2SeqLM, PeftModel
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -30,7 +32,9 @@ from rlgen.errors import ModelError
 from rlgen.tiny import tiny_model
 
 __all__ = [
+    "Family",
     "can_merge",
+    "family_of",
     "is_adapter",
     "load_config",
     "load_masked_model",
@@ -46,10 +50,13 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+Family = Literal["decoder", "encoder-decoder", "encoder"]
 EMBEDDED = "embedded"
 # Adapters that a plain model has no place for.
 UNMERGEABLE = frozenset({"PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "BEFT", BottleneckType.BOTTLENECK.value})
 EMBEDDED_ENCODER = "embedded-encoder"
+# What an encoder-decoder without a chat template encodes of messages: their contents, a line each, and the eos token.
+ENCODER_TEMPLATE = "{{ messages | map(attribute='content') | join('\n') }}{{ eos_token }}"
 
 
 def training_dtype() -> torch.dtype:
@@ -102,6 +109,8 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """Tokenizer with left padding and a pad token (a token other than eos where the vocabulary has one).
 
+    An encoder-decoder's has a chat template, if need be one that joins the messages.
+
     Args:
         name_or_path: where from.
         trust_remote_code: run code that ships with a hub model.
@@ -115,6 +124,9 @@ def load_tokenizer(
         resolved = resolve_model(adapter_base(resolved))
     with _clear_errors("tokenizer", name_or_path):
         tokenizer = AutoTokenizer.from_pretrained(resolved, trust_remote_code=trust_remote_code, padding_side="left")
+    bare = tokenizer.chat_template is None and not is_adapter(resolved)
+    if bare and load_config(resolved, trust_remote_code=trust_remote_code).is_encoder_decoder:
+        tokenizer.chat_template = ENCODER_TEMPLATE  # rows of messages are for it as for any model
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     if tokenizer.eos_token_id is None and (needs_eos or tokenizer.sep_token_id is None):
@@ -139,6 +151,14 @@ def load_config(name_or_path: str, *, trust_remote_code: bool = False) -> PreTra
         return AutoConfig.from_pretrained(resolved, trust_remote_code=trust_remote_code)
 
 
+def family_of(config: PreTrainedConfig) -> Family:
+    """The family of a model; what could be an encoder or a decoder is an encoder unless it says otherwise."""
+    if config.is_encoder_decoder:
+        return "encoder-decoder"
+    fills_gaps = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    return "encoder" if fills_gaps else "decoder"
+
+
 def load_policy(
     name_or_path: str,
     *,
@@ -148,7 +168,7 @@ def load_policy(
     merge: bool = False,
     **kwargs: Any,
 ) -> PreTrainedModel | PeftModel:
-    """Causal language model from a hub id, a folder, an adapter folder, or "embedded".
+    """Decoder or encoder-decoder from a hub id, a folder, an adapter folder, or "embedded".
 
     Args:
         name_or_path: where from.
@@ -159,7 +179,7 @@ def load_policy(
         **kwargs: further arguments of `from_pretrained`.
 
     Raises:
-        ModelError: it cannot be found or read.
+        ModelError: it cannot be found or read, or is an encoder.
     """
     resolved = resolve_model(name_or_path)
     if merge and is_adapter(resolved):
@@ -167,11 +187,16 @@ def load_policy(
     options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code, "use_safetensors": True, **kwargs}
     if attn_implementation:
         options["attn_implementation"] = attn_implementation
+    family = family_of(load_config(name_or_path, trust_remote_code=trust_remote_code))
+    if family == "encoder":
+        raise ModelError(f"{name_or_path} is an encoder, which writes no text: take a decoder or an encoder-decoder")
+    both = family == "encoder-decoder"
     with _clear_errors("model", name_or_path):
         if not is_adapter(resolved):
-            return AutoModelForCausalLM.from_pretrained(resolved, **options)
-        resolve_model(adapter_base(resolved))  # a base that has gone deserves its own message
-        model = AutoPeftModelForCausalLM.from_pretrained(resolved, **options)
+            plain = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
+            return plain.from_pretrained(resolved, **options)
+        adapted = AutoPeftModelForSeq2SeqLM if both else AutoPeftModelForCausalLM
+        model = adapted.from_pretrained(resolved, **options)
         return model.merge_and_unload() if merge else model
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
+from rlgen.families import is_encoder_decoder, start_token
 from rlgen.sharing import Prefix, learned_prompt
 
 PROMPT, PADDING = 0, -1
@@ -52,6 +53,43 @@ class PackedRows:
     def to(self, device: torch.device) -> "PackedRows":
         """The same rows on another device."""
         return PackedRows(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def for_encoder_decoder(self, start_token_id: int) -> dict[str, Tensor]:
+        """The same rows for an encoder-decoder, one each completion: its prompt to encode, and itself to go on from.
+
+        Args:
+            start_token_id: what its decoder begins with.
+
+        Returns:
+            `input_ids` and `attention_mask` (N * G, prompt tokens), `decoder_input_ids` (N * G, T), the completions
+            moved by one.
+        """
+        groups = self.completion_ids.shape[1]
+        in_prompt = self.segment_ids == PROMPT  # prompts are flush with the left end
+        width = max(int(in_prompt.sum(1).max()), 1)
+        start = torch.full_like(self.completion_ids[:, :, :1], start_token_id)
+        return {
+            "input_ids": self.input_ids[:, :width].repeat_interleave(groups, 0),
+            "attention_mask": in_prompt[:, :width].long().repeat_interleave(groups, 0),
+            "decoder_input_ids": torch.cat([start, self.completion_ids[:, :, :-1]], 2).flatten(0, 1),
+        }
+
+    def in_rows(self, states: Tensor) -> Tensor:
+        """Put the states of an encoder-decoder's decoder where those of a decoder would be: at `source`.
+
+        What a decoder knows before a completion's first token depends on the prompt alone, so that siblings agree
+        about the place that they share.
+
+        Args:
+            states: (N * G, T, H).
+
+        Returns:
+            (N, S, H), 0 where no completion token is predicted.
+        """
+        keep = self.completion_mask
+        rows = torch.arange(keep.shape[0], device=keep.device)[:, None, None].expand_as(keep)[keep]
+        empty = states.new_zeros(*self.input_ids.shape, states.shape[-1])
+        return empty.index_put((rows, self.source[keep]), states.unflatten(0, keep.shape[:2])[keep])
 
     def attention_mask(self, implementation: str | None, dtype: torch.dtype, before: int = 0) -> Tensor:
         """Mask for the model: (N, S) for one completion a prompt, else (N, 1, S, S) with the siblings hidden.
@@ -140,30 +178,35 @@ def token_logprobs(
     """Per-token log-probabilities of the packed completions, and the entropy of each prediction.
 
     Args:
-        model: causal language model, possibly wrapped for distributed training.
+        model: decoder or encoder-decoder, possibly wrapped for distributed training.
         packed: N rows on the model's device.
         temperature: what the logits are divided by; a tensor (N, G) for completions that differ in it.
         with_entropy: also return entropies, with their gradient.
-        prefix: what stands before all rows and was read already; None for a learned prompt, if the model has one.
+        prefix: what stands before all rows and was read already; None for a learned prompt, if the model has one. An
+            encoder-decoder has none.
 
     Returns:
         Log-probabilities (N, G, T), natural log, float32, 0 where the mask is False; entropies alike, or None.
     """
     keep = packed.completion_mask
-    rows = torch.arange(keep.shape[0], device=keep.device)[:, None, None].expand_as(keep)[keep]
     inner = unwrapped(model)
-    prefix = learned_prompt(inner) if prefix is None else prefix
-    before = prefix.total if prefix else 0
-    if prefix and prefix.learned:
-        model = inner.get_base_model()
-    with select_tokens(inner, rows, packed.source[keep]):
-        logits = model(
-            input_ids=packed.input_ids,
-            attention_mask=packed.attention_mask(inner.config._attn_implementation, inner.dtype, before),
-            position_ids=packed.position_ids + before,
-            past_key_values=prefix.cache(len(keep)) if prefix and before else None,
-            use_cache=False,
-        ).logits  # (M, V)
+    if is_encoder_decoder(inner):
+        with select_tokens(inner, *keep.flatten(0, 1).nonzero(as_tuple=True)):
+            logits = model(**packed.for_encoder_decoder(start_token(inner)), use_cache=False).logits  # (M, V)
+    else:
+        prefix = learned_prompt(inner) if prefix is None else prefix
+        before = prefix.total if prefix else 0
+        if prefix and prefix.learned:
+            model = inner.get_base_model()
+        rows = torch.arange(keep.shape[0], device=keep.device)[:, None, None].expand_as(keep)[keep]
+        with select_tokens(inner, rows, packed.source[keep]):
+            logits = model(
+                input_ids=packed.input_ids,
+                attention_mask=packed.attention_mask(inner.config._attn_implementation, inner.dtype, before),
+                position_ids=packed.position_ids + before,
+                past_key_values=prefix.cache(len(keep)) if prefix and before else None,
+                use_cache=False,
+            ).logits  # (M, V)
     logits = logits.float()
     if isinstance(temperature, Tensor):
         logits = logits / temperature[:, :, None].expand_as(keep)[keep][:, None]

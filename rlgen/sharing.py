@@ -19,13 +19,14 @@ WORTHWHILE = 128  # tokens: what a pass through the model must spare to be worth
 
 
 def can_share_prompts(model: PreTrainedModel | PeftModel) -> bool:
-    """Whether the model honors masks and positions of ours: full attention in every layer, by a kernel that does.
+    """Whether a decoder honors masks and positions of ours: full attention in every layer, by a kernel that does.
 
     Then several completions may stand behind one prompt, and several prompts behind one common beginning.
     """
     inner = model.get_base_model() if isinstance(model, PeftModel) else model
     return (
-        inner.config._attn_implementation in ("sdpa", "eager")
+        not inner.config.is_encoder_decoder
+        and inner.config._attn_implementation in ("sdpa", "eager")
         and "position_ids" in inspect.signature(inner.base_model.forward).parameters
         and all(type(layer) is DynamicLayer for layer in DynamicCache(config=inner.config).layers)
     )

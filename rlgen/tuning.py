@@ -35,17 +35,23 @@ if TYPE_CHECKING:
 
 
 def decoder_layers(model: PreTrainedModel) -> nn.ModuleList:
-    """The stack of decoder layers of a causal model, PEFT-wrapped or not.
+    """The stack of decoder layers of a model, PEFT-wrapped or not; an encoder's own layers if that is all it is.
 
     Raises:
         ConfigError: no list of `num_hidden_layers` modules is found.
     """
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    count = inner.config.get_text_config().num_hidden_layers
-    for module in inner.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count:
-            return module
-    raise ConfigError(f"{type(inner).__name__} has no list of {count} decoder layers; leave top_layers unset for it")
+    if not inner.config.is_encoder_decoder:
+        return _stack(inner, inner.config.get_text_config().num_hidden_layers)
+    part = inner.get_decoder()
+    return _stack(part, part.config.get_text_config(decoder=True).num_hidden_layers)
+
+
+def _stack(module: nn.Module, count: int) -> nn.ModuleList:
+    for part in module.modules():
+        if isinstance(part, nn.ModuleList) and len(part) == count:
+            return part
+    raise ConfigError(f"{type(module).__name__} has no list of {count} decoder layers; leave top_layers unset for it")
 
 
 def loading_options(args: "ModelArguments") -> dict[str, Any]:
@@ -121,6 +127,8 @@ def peft_config(args: "ModelArguments", model: PreTrainedModel, task_type: str =
         return None
     if strategy.kind == "prompt":
         return _prompt_config(args, model, task_type)
+    if model.config.is_encoder_decoder:
+        task_type = "SEQ_2_SEQ_LM"
     heads = args.lora_modules_to_save or (head_modules(model) if task_type == "SEQ_CLS" else None)
     common: dict[str, Any] = {"task_type": task_type, "modules_to_save": heads}
     if strategy.name in LORA_FAMILY:
@@ -159,10 +167,12 @@ def _lora_config(args: "ModelArguments", model: PreTrainedModel, common: dict[st
         targets = "all-linear"
     layers = None
     if args.top_layers is not None:
-        count = len(decoder_layers(model))
-        layers = list(range(first_trained_layer(model, args.top_layers), count))
-        if targets == "all-linear":  # peft takes layers_to_transform with named modules only
-            targets = _linear_names(model)
+        if model.config.is_encoder_decoder:  # the encoder has layers of the same numbers
+            targets = _linear_maps(model, args.top_layers, args.lora_target_modules)
+        else:
+            layers = list(range(first_trained_layer(model, args.top_layers), len(decoder_layers(model))))
+            if targets == "all-linear":  # peft takes layers_to_transform with named modules only
+                targets = _linear_names(model)
     init: dict[str, Any] = {} if args.lora_init == "default" else {"init_lora_weights": args.lora_init}
     if args.lora_init == "loftq":
         init["loftq_config"] = LoftQConfig(loftq_bits=4)
@@ -227,6 +237,16 @@ def first_trained_layer(model: PreTrainedModel, top_layers: int) -> int:
     return count - top_layers
 
 
+def disable_dropout(model: nn.Module) -> None:
+    """Set every rate of dropout and of skipped layers to 0, also where layers draw it without a module of its own."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
 def leave_casts_to_autocast(model: nn.Module) -> None:
     """Keep adapters from casting their inputs to their own float32, which autocast would undo at once.
 
@@ -258,11 +278,19 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _trained_layers(model: PreTrainedModel, top_layers: int | None) -> list[tuple[str, nn.Module]]:
-    """Full names and modules of the layers that train."""
-    layers = decoder_layers(model)
-    name = next(name for name, module in model.named_modules() if module is layers)
+    """Full names and modules of the layers that train; the top ones are always the decoder's."""
+    stacks = [decoder_layers(model)]
+    if model.config.is_encoder_decoder and top_layers is None:
+        part = model.get_encoder()
+        stacks.append(_stack(part, part.config.get_text_config(encoder=True).num_hidden_layers))
     start = 0 if top_layers is None else first_trained_layer(model, top_layers)
-    return [(f"{name}.{number}", layer) for number, layer in enumerate(layers) if number >= start]
+    return [
+        (f"{name}.{number}", layer)
+        for name, module in model.named_modules()
+        if any(module is stack for stack in stacks)
+        for number, layer in enumerate(module)
+        if number >= start
+    ]
 
 
 def _linear_maps(model: PreTrainedModel, top_layers: int | None, wanted: Sequence[str] | str | None) -> list[str]:
@@ -303,7 +331,7 @@ def _block_outputs(model: PreTrainedModel, top_layers: int | None, *, attention:
         ends: dict[bool, str] = {}
         for name, module in layer.named_modules():
             if _is_linear(module) and _width(module) == size:
-                ends["att" in name] = f"{prefix}.{name}"  # the last one wins
+                ends["att" in name.lower()] = f"{prefix}.{name}"  # the last one wins
         if False not in ends or (attention and True not in ends):
             raise ConfigError(
                 f"{type(model).__name__} has layers without the maps that bottlenecks follow: take --tuning lora"

@@ -26,3 +26,12 @@ def tiny_gpt2(tmp_path_factory: pytest.TempPathFactory) -> str:
 def tiny(request: pytest.FixtureRequest) -> str:
     """Folder of a tiny model, once for each family."""
     return request.getfixturevalue(f"tiny_{request.param}")
+
+
+@pytest.fixture(scope="session")
+def tiny_family(tmp_path_factory: pytest.TempPathFactory):
+    """Folder of a tiny model by the name of its family."""
+    from rlgen.tiny import tiny_model
+
+    folder = tmp_path_factory.mktemp("families")
+    return lambda family: tiny_model(folder / family, family)

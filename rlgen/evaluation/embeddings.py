@@ -15,6 +15,7 @@ from rlgen.evaluation import generations
 from rlgen.evaluation.checkpoints import Checkpoint
 from rlgen.evaluation.generations import Generated, Store, content_hash
 from rlgen.evaluation.statistics import TIE
+from rlgen.families import is_encoder_decoder
 from rlgen.hidden import decoder
 from rlgen.memory import release_memory
 from rlgen.models import is_adapter, load_policy, load_tokenizer, resolve_model
@@ -24,8 +25,8 @@ class Encoder:
     """Turns texts into vectors: the mean of a model's last hidden states over a text's tokens.
 
     Args:
-        checkpoint: A causal model, an adapter of one, or whatever `transformers.AutoModel` reads. It is loaded when
-            it is first needed.
+        checkpoint: A causal model, an adapter of one, or whatever `transformers.AutoModel` reads, an encoder-decoder's
+            encoder. It is loaded when it is first needed.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -36,7 +37,11 @@ class Encoder:
         path = resolve_model(self.checkpoint.path)
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
         try:
-            model = decoder(load_policy(path)) if is_adapter(path) else AutoModel.from_pretrained(path)
+            model = load_policy(path) if is_adapter(path) else AutoModel.from_pretrained(path)
+            if is_encoder_decoder(model):
+                model = model.get_encoder()
+            elif is_adapter(path):
+                model = decoder(model)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ModelError(f"encoder {self.checkpoint.path} cannot be loaded: {reason}") from error

@@ -135,10 +135,10 @@ def score_rollout(
         base = reference if reference is not None else policy
         adapters_off = policy.disable_adapter() if reference is None else nullcontext()
         below = None if known is None else known[trunk_depth][rows, :length]
-        with adapters_off, record_hidden(base, depths) as hidden, replay_hidden(base, trunk_depth, below):
+        with adapters_off, record_hidden(base, depths, part) as hidden, replay_hidden(base, trunk_depth, below):
             ref_logprobs[rows, :, :tokens] = token_logprobs(base, part, temperature=temperature)[0]
         trunk = (hidden[trunk_depth] if below is None else below) if trunk_depth else None
-        with replay_hidden(policy, trunk_depth, trunk), record_final(policy, critic.reads_policy) as final:
+        with replay_hidden(policy, trunk_depth, trunk), record_final(policy, critic.reads_policy, part) as final:
             logprobs[rows, :, :tokens] = token_logprobs(policy, part, temperature=temperature)[0]
         visited = hidden if known is None else {depth: states[rows, :length] for depth, states in known.items()}
         seen = critic.features(visited, final[-1] if final else None, part)

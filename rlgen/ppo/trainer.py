@@ -25,6 +25,7 @@ from trl import GRPOTrainer
 
 from rlgen.decoding import HiddenStates, sample
 from rlgen.errors import ConfigError, TrainingError
+from rlgen.families import is_encoder_decoder
 from rlgen.hidden import frozen_depth, replay_hidden
 from rlgen.models import load_policy
 from rlgen.ppo.advantages import explained_variance, gae, kl_estimate, token_rewards, whiten
@@ -47,14 +48,14 @@ from rlgen.rewards.state import load_reward_state, save_reward_state
 from rlgen.rewards.tokens import TokenReward
 from rlgen.scoring import token_logprobs, unwrapped
 from rlgen.sharing import can_share_prompts
-from rlgen.tuning import leave_casts_to_autocast
+from rlgen.tuning import disable_dropout, leave_casts_to_autocast
 
 
 class PPOTrainer(GRPOTrainer):
     """Proximal policy optimisation with a learned critic.
 
     Args:
-        model: policy to start from: a plain causal model, or its name.
+        model: policy to start from: a plain decoder or encoder-decoder, or its name.
         reward_funcs: reward functions with TRL's signature, weighted by `args.reward_weights`.
         args: settings.
         train_dataset: rows with a `prompt` column; further columns reach the rewards.
@@ -111,9 +112,13 @@ class PPOTrainer(GRPOTrainer):
         if self.reference is not None:
             self.reference.to(self.accelerator.device)
         policy = unwrapped(self.model)
+        if args.disable_dropout:
+            disable_dropout(policy)  # TRL knows modules only, but BART and T5 have rates that are plain numbers
         if args.bf16 or args.fp16:
             leave_casts_to_autocast(policy)
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if sharded and is_encoder_decoder(policy):
+            raise ConfigError("an encoder-decoder is sampled from on one device: leave out DeepSpeed and FSDP")
         if isinstance(policy, PeftModel) and not sharded:
             share_reward_models(self.reward_funcs, policy, self.accelerator.autocast)
         # Dropout in the lower layers is drawn anew at each update; what was computed once cannot have it.

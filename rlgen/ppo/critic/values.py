@@ -48,8 +48,8 @@ class LoadedCritic:
         with (
             _evaluating(model),
             model.disable_adapter() if base_only else nullcontext(),
-            record_hidden(model, depths) as hidden,
-            record_final(model, critic.reads_policy) as final,
+            record_hidden(model, depths, packed) as hidden,
+            record_final(model, critic.reads_policy, packed) as final,
         ):
             run_decoder(model, packed)
         return critic.values(critic.features(hidden, final[-1] if final else None, packed))
