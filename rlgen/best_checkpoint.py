@@ -122,4 +122,6 @@ def best_checkpoint(run: Run, args: Any) -> list[BestCheckpoint]:
     """The callback, if the settled arguments ask for a best checkpoint."""
     if not args.load_best_model_at_end:
         return []
-    return [BestCheckpoint(run, args.early_stopping_patience, args.early_stopping_threshold)]
+    # TRL's own settings, as `train_reward_model` takes them, know no early stopping.
+    patience = getattr(args, "early_stopping_patience", None)
+    return [BestCheckpoint(run, patience, getattr(args, "early_stopping_threshold", 0.0))]

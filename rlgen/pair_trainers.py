@@ -36,7 +36,7 @@ class RewardTrainer(_PairsByLength, TRLRewardTrainer):
     With a share s of all pairs taken to be labelled the wrong way round, the loss of a pair whose scores differ by d
     (less its margin) is -(1 - s) log sigmoid(d) - s log sigmoid(-d) = -log sigmoid(d) + s d.
 
-    Source: Wang et al. 2024, arXiv 2401.06080, section 3 (label smoothing of noisy preferences).
+    Source: Wang et al. 2024, arXiv 2401.06080 (label smoothing of noisy preferences).
     """
 
     def compute_loss(
