@@ -23,10 +23,11 @@ from rlgen.tasks import Task
 from rlgen.tasks._rows import Row, deal, digest, make_row, splitter
 
 PROMPT = "Write a sentence of {count} words with the word {word}."
-SHORTEST, LONGEST = 5, 12  # words of a sentence
-LEAST_SENTENCES = 5  # that a word must stand in
-MOST_ROWS = 8  # of a word, each of another length
+SHORTEST, LONGEST = 4, 14  # words of a sentence
+LEAST_SENTENCES = 4  # that a word must stand in
+MOST_ROWS = 10  # of a word, each of another length
 FEWEST_WORDS = 50  # that a text must have to be worth while
+SHARES = {"sft": 0.5, "preference": 0.6, "rl": 0.82, "validation": 0.87, "heldout": 1.0}  # of the words, as upper ends
 
 Scores = list[float | None]
 
@@ -99,7 +100,7 @@ def _splits(source: str) -> dict[str, list[Row]]:
         raise DataError(
             f"{source}: only {len(words)} words stand in {LEAST_SENTENCES} plain sentences; give more text"
         )
-    return deal(_rows(words), "sentences", unit=lambda row: str(row["keywords"][0]))
+    return deal(_rows(words), "sentences", unit=lambda row: str(row["keywords"][0]), shares=SHARES)
 
 
 def _rows(words: dict[str, list[str]]) -> Iterator[Row]:
