@@ -1,4 +1,4 @@
-"""A tiny T5 learns to write letters in reverse order: by SFT from nothing, then better by PPO; several seeds.
+"""A tiny T5 learns to write words in reverse order: by SFT from nothing, then better by PPO; several seeds.
 
     python tests/benchmarks/encoder_decoder.py run --output_dir runs/reverse
     python tests/benchmarks/encoder_decoder.py table runs/reverse
@@ -19,42 +19,40 @@ from pathlib import Path
 from typing import Any
 
 from reward_models._text import completion_text
-from rlgen.models import load_tokenizer
 from rlgen.tiny import tiny_model
 
-LETTERS = "abcdef"
-SPLITS = {"sft": 1200, "rl": 3000, "heldout": 256}
-SFT = "--tuning full --learning_rate 5e-3 --num_train_epochs 24 --per_device_train_batch_size 64 --logging_steps 50"
+WORDS = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay", "koi", "lark")
+SPLITS = {"sft": 1600, "rl": 4000, "heldout": 300}
+SFT = "--tuning full --learning_rate 5e-3 --num_train_epochs 25 --per_device_train_batch_size 32 --logging_steps 100"
 PPO = (
-    "--tuning full --learning_rate 1e-3 --total_episodes 10240 --per_device_train_batch_size 128 --num_generations 4 "
-    "--steps_per_generation 2 --max_completion_length 7 --kl_coef 0.01 --lam 0.5 --critic_learning_rate 1e-3 "
-    "--critic_warmup_rollouts 2 --logging_steps 8"
+    "--tuning full --learning_rate 5e-4 --total_episodes 12800 --per_device_train_batch_size 64 --num_generations 4 "
+    "--steps_per_generation 4 --max_completion_length 20 --kl_coef 0.02 --critic head --critic_warmup_rollouts 1"
 )
-COMPARE = "--max_new_tokens 7"
+COMPARE = "--max_new_tokens 20"
 
 
-def places(completion_ids: Sequence[Sequence[int]], reference_ids: Sequence[Sequence[int]], **_: Any) -> Any:
-    """For each token its share of the whole if it stands where it should, the end included; else 0."""
+def positions(prompts: Sequence[Any], completions: Sequence[Any], reference: Sequence[str], **_: Any) -> list[float]:
+    """Share of the words that stand where they should; words that are missing or too many count as wrong."""
     scores = []
-    for ids, wanted in zip(completion_ids, reference_ids, strict=True):
-        right = [a == b for a, b in zip(ids, wanted, strict=False)]
-        scores.append([hit / len(wanted) for hit in right] + [0.0] * (len(ids) - len(right)))
+    for completion, wanted in zip(completions, reference, strict=True):
+        given, right = completion_text(completion).split(), wanted.split()
+        scores.append(sum(a == b for a, b in zip(given, right, strict=False)) / max(len(given), len(right)))
     return scores
 
 
-def exact(completions: Sequence[Any], reference: Sequence[str], **_: Any) -> list[float]:
+def exact(prompts: Sequence[Any], completions: Sequence[Any], reference: Sequence[str], **_: Any) -> list[float]:
     """1 for the right answer, 0 for any other."""
-    pairs = zip(completions, reference, strict=True)
-    return [float(completion_text(completion) == wanted) for completion, wanted in pairs]
+    return [
+        float(completion_text(c).split() == wanted.split()) for c, wanted in zip(completions, reference, strict=True)
+    ]
 
 
-def rows(seed: int) -> dict[str, list[dict[str, Any]]]:
+def rows(seed: int) -> dict[str, list[dict[str, str]]]:
     """Rows of each split; which split a prompt belongs to is decided by its text."""
-    draw = random.Random(seed)
-    found: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in SPLITS}
+    draw, found = random.Random(seed), {name: {} for name in SPLITS}
     while any(len(found[name]) < count for name, count in SPLITS.items()):
-        prompt = "".join(draw.choice(LETTERS) for _ in range(draw.randint(3, 5)))
-        answer = prompt[::-1]
+        words = [draw.choice(WORDS) for _ in range(draw.randint(3, 6))]
+        prompt, answer = f"Reverse: {' '.join(words)}", " ".join(reversed(words))
         place = int(hashlib.sha256(prompt.encode()).hexdigest(), 16) % 8
         name = "heldout" if place == 0 else "sft" if place < 3 else "rl"
         if len(found[name]) < SPLITS[name]:
@@ -66,24 +64,19 @@ def run(args: argparse.Namespace) -> None:
     """All seeds, one after the other."""
     for seed in args.seeds:
         folder = Path(args.output_dir) / f"seed{seed}"
-        start = tiny_model(folder / "start", args.family, layers=2, vocabulary=259, seed=seed)
-        tokenizer = load_tokenizer(start)
+        folder.mkdir(parents=True, exist_ok=True)
         for name, part in rows(seed).items():
-            for row in part:
-                ids = tokenizer(row["reference"], add_special_tokens=False)["input_ids"]
-                row["reference_ids"] = [*ids, tokenizer.eos_token_id]
             (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-        sft, ppo, reward = folder / "sft", folder / "ppo", f"--reward {__file__}:exact"
-        stages = {
-            "sft": f"{SFT} --model_name_or_path {start} --dataset_name {folder}/sft.jsonl --save_strategy no",
-            "ppo": f"{PPO} --model_name_or_path {sft} --dataset_name {folder}/rl.jsonl --save_strategy no "
-            f"{reward} --token_reward {__file__}:places",
-            "compare": f"{COMPARE} --checkpoints start={start} sft={sft} ppo={ppo} {reward} "
-            f"--dataset_name {folder}/heldout.jsonl",
-        }
-        for name, words in stages.items():
-            main = importlib.import_module(f"recipes.{name}").main
-            main([*words.split(), "--seed", str(seed), "--output_dir", f"{folder}/{name}"])
+        start = tiny_model(folder / "start", args.family, layers=2, seed=seed)
+        sft, ppo, rewards = folder / "sft", folder / "ppo", [f"{__file__}:positions", f"{__file__}:exact"]
+        common = ["--seed", str(seed), "--output_dir"]
+        words = f"{SFT} --model_name_or_path {start} --dataset_name {folder}/sft.jsonl --save_strategy no"
+        importlib.import_module("recipes.sft").main([*words.split(), *common, str(sft)])
+        reward = ["--reward", *rewards, "--reward_weights", "0.5", "0.5"]
+        words = f"{PPO} --model_name_or_path {sft} --dataset_name {folder}/rl.jsonl --save_strategy no"
+        importlib.import_module("recipes.ppo").main([*words.split(), *reward, *common, str(ppo)])
+        words = f"{COMPARE} --checkpoints start={start} sft={sft} ppo={ppo} --dataset_name {folder}/heldout.jsonl"
+        importlib.import_module("recipes.compare").main([*words.split(), *reward, *common, f"{folder}/compare"])
 
 
 def table(folder: Path) -> list[str]:
