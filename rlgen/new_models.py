@@ -10,7 +10,6 @@ import torch
 from transformers import (
     CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -20,6 +19,7 @@ from transformers import (
 )
 
 from rlgen.errors import ConfigError
+from rlgen.models import family_of
 
 Objective = Literal["causal", "masked"]
 OBJECTIVES = ("causal", "masked")
@@ -70,14 +70,12 @@ def check_objective(config: PreTrainedConfig, objective: str, name: str) -> None
     Raises:
         ConfigError: the other objective, or neither, is the right one.
     """
-    kind = type(config)
-    both_parts = bool(getattr(config, "is_encoder_decoder", False))
-    encoder = kind in MODEL_FOR_MASKED_LM_MAPPING and not both_parts and not getattr(config, "is_decoder", False)
-    decoder = kind in MODEL_FOR_CAUSAL_LM_MAPPING and not both_parts and not encoder
-    if (encoder and objective == "masked") or (decoder and objective == "causal"):
+    family = family_of(config)
+    what = "language model" if family == "decoder" and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING else family
+    if what == {"masked": "encoder", "causal": "decoder"}[objective]:
         return
-    what = "encoder" if encoder else "decoder" if decoder else "encoder-decoder" if both_parts else "language model"
-    remedy = f"take --objective {'masked' if encoder else 'causal'}, or " if encoder or decoder else ""
+    remedies = {"encoder": "take --objective masked, or ", "decoder": "take --objective causal, or "}
+    remedy = remedies.get(what, "")
     wanted = "an encoder such as BERT" if objective == "masked" else "a decoder such as Llama"
     verb = "is no" if what == "language model" else "is an" if what[0] == "e" else "is a"
     raise ConfigError(f"{name} ({config.model_type}) {verb} {what}: {remedy}for --objective {objective} {wanted}")
