@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker, and what it starts, keeps to one core
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 

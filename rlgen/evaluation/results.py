@@ -140,7 +140,7 @@ def main_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """The comparisons that matter: PPO against SFT first, DPO against SFT, SFT against base, PPO against DPO.
 
     Checkpoints are recognised by the beginning of their names (`ppo`, `ppo-seed1`); names that say nothing are
-    compared with the first checkpoint.
+    compared with the first checkpoint. Of methods with several seeds each seed is compared with its own.
     """
     stages = {name: found.group(1).lower() for name in names if (found := _STAGE.match(name))}
     pairs = [
@@ -148,11 +148,18 @@ def main_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
         for first, second in _QUESTIONS
         for a in names
         for b in names
-        if stages.get(a) == first and stages.get(b) == second
+        if stages.get(a) == first and stages.get(b) == second and not _of_other_seeds(a, b, names)
     ]
     covered = {name for pair in pairs for name in pair}
     pairs += [(names[0], name) for name in names[1:] if name not in covered]
     return pairs
+
+
+def _of_other_seeds(a: str, b: str, names: Sequence[str]) -> bool:
+    one, other = _SEED.fullmatch(a), _SEED.fullmatch(b)
+    if one is None or other is None or one["seed"] == other["seed"]:
+        return False
+    return a.removesuffix(one["seed"]) + other["seed"] in names or b.removesuffix(other["seed"]) + one["seed"] in names
 
 
 def find_comparison(results: Mapping[str, Any], a: str, b: str, measure: str, sampling: str) -> Paired:

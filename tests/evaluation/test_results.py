@@ -74,6 +74,11 @@ def test_main_pairs_put_ppo_against_sft_first():
         ("dpo", "ppo"),
     ]
     assert main_pairs(["sft", "ppo-seed1", "ppo-seed2"]) == [("sft", "ppo-seed1"), ("sft", "ppo-seed2")]
+    assert main_pairs(["sft-seed1", "sft-seed2", "ppo-seed1", "ppo-seed2", "ppo-seed3"]) == [
+        ("sft-seed1", "ppo-seed1"),
+        ("sft-seed2", "ppo-seed2"),
+        ("sft-seed1", "ppo-seed3"),  # it has no partner of its own
+    ]
     assert main_pairs(["old", "new", "newer"]) == [("old", "new"), ("old", "newer")]
     assert main_pairs(["ppo"]) == []
 
