@@ -2,15 +2,15 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from rlgen.audit.sampling import Score, answer, score, undisturbed
+from rlgen.audit.sampling import Score, answer, in_first_process, score
 from rlgen.controls import AnswerArguments, require_heldout
-from rlgen.errors import ConfigError, TrainingError
+from rlgen.errors import ConfigError
 from rlgen.evaluation.metrics import METRICS
 from rlgen.evaluation.rows import with_reference
 from rlgen.rewards import check_rewards, load_rewards
@@ -65,17 +65,10 @@ class AnswerEvaluation(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
     ) -> None:
         """Answer and score in the first process, and let all processes know."""
-        outcome: list[Any] = [None]
-        with undisturbed():
-            try:
-                if state.is_world_process_zero:
-                    outcome = [self._evaluate(args, state, kwargs)]
-            finally:
-                broadcast_object_list(outcome)  # also of an error, so that no process waits for ever
-        if outcome[0] is None:
-            raise TrainingError("the evaluation of answers failed in the first process; its message says why")
-        metrics.update(outcome[0])
-        self.trainer.log(dict(outcome[0]))
+        work = partial(self._evaluate, args, state, kwargs)
+        found = in_first_process(state, work, "the evaluation of answers")
+        metrics.update(found)
+        self.trainer.log(dict(found))
 
     def _evaluate(
         self, args: TrainingArguments, state: TrainerState, kwargs: Mapping[str, Any]

@@ -6,10 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 TinyFamily = Literal["llama", "gpt2", "qwen3", "smollm3", "gemma3", "t5", "bart", "bert2bert", "bert"]
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 def tiny_model(
@@ -113,31 +109,15 @@ def _tiny_config(family: TinyFamily, layers: int, hidden: int, tokenizer: Any) -
 
 
 def _tiny_tokenizer(vocabulary: int, pairs: bool = False) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import processors
 
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=special,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([inspect.getsource(inspect), inspect.getsource(textwrap)], trainer)
-    wrapped = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        pad_token="<|endoftext|>",
-    )
-    wrapped.chat_template = CHAT_TEMPLATE
+    from rlgen.vocabulary import train_tokenizer
+
+    wrapped = train_tokenizer([inspect.getsource(inspect), inspect.getsource(textwrap)], vocabulary)
     if pairs:  # an encoder's reads a text or two, between tokens of its own
         wrapped.add_special_tokens({"cls_token": "<|im_start|>", "sep_token": "<|im_end|>"})
         ends: list[tuple[str, Any]] = [
-            (token, tokenizer.token_to_id(token)) for token in ("<|im_end|>", "<|im_start|>")
+            (token, wrapped.convert_tokens_to_ids(token)) for token in ("<|im_end|>", "<|im_start|>")
         ]
         wrapped.backend_tokenizer.post_processor = processors.BertProcessing(*ends)
         wrapped.chat_template = None

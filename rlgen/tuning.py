@@ -237,16 +237,6 @@ def first_trained_layer(model: PreTrainedModel, top_layers: int) -> int:
     return count - top_layers
 
 
-def disable_dropout(model: nn.Module) -> None:
-    """Set every rate of dropout and of skipped layers to 0, also where layers draw it without a module of its own."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        for name in ("dropout", "attention_dropout", "activation_dropout", "layerdrop"):
-            if isinstance(getattr(module, name, None), float):
-                setattr(module, name, 0.0)
-
-
 def leave_casts_to_autocast(model: nn.Module) -> None:
     """Keep adapters from casting their inputs to their own float32, which autocast would undo at once.
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rlgen.decoding import sample
+from rlgen.dropout import set_dropout
 from rlgen.errors import ConfigError, ModelError
 from rlgen.families import is_encoder_decoder, start_token
 from rlgen.generation import completion_logprobs, generate
@@ -11,7 +12,7 @@ from rlgen.hidden import record_final, record_hidden, run_decoder
 from rlgen.models import load_policy, load_tokenizer
 from rlgen.ppo.critic.features import states_of
 from rlgen.scoring import pack_rows, token_logprobs
-from rlgen.tuning import decoder_layers, disable_dropout
+from rlgen.tuning import decoder_layers
 
 PROMPTS = [[40, 41, 42, 43, 44], [50], [60, 61, 62]]
 COMPLETIONS = [[[9, 8, 7], [6]], [[5, 4], [3, 9, 9, 9]], [[11], [12, 13]]]
@@ -122,7 +123,7 @@ def test_dropout_can_be_switched_off_in_training_mode_too(folder):
 
     with torch.no_grad():
         assert moves()
-        disable_dropout(model)
+        set_dropout(model, 0.0)
         assert not moves()
 
 

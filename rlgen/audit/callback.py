@@ -8,10 +8,10 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -19,9 +19,9 @@ from rlgen.audit.config import AuditArguments
 from rlgen.audit.good_state import can_raise_kl, good_checkpoint, raise_kl, restore_good, save_good
 from rlgen.audit.judge import Scores, Verdict, judge
 from rlgen.audit.measures import Watched
-from rlgen.audit.sampling import Score, answer, score, undisturbed
+from rlgen.audit.sampling import Score, answer, in_first_process, score, undisturbed
 from rlgen.data import prompt_text, row_hashes
-from rlgen.errors import ConfigError, TrainingError
+from rlgen.errors import ConfigError
 from rlgen.runs import finite, read_metrics, write_atomic
 
 logger = logging.getLogger(__name__)
@@ -148,16 +148,9 @@ class AuditCallback(TrainerCallback):
     ) -> None:
         """The first process finds out what is to be done; all of them do it."""
         self.audited = state.global_step
-        outcome: list[Any] = [None]
+        work = partial(self._look, args, state, kwargs)
         with undisturbed():
-            try:
-                if state.is_world_process_zero:
-                    outcome = [self._look(args, state, kwargs)]
-            finally:
-                broadcast_object_list(outcome)  # also of an error, so that no process waits for ever
-            if outcome[0] is None:
-                raise TrainingError("the audit failed in the first process; its message says why")
-            self._act(outcome[0], control)
+            self._act(in_first_process(state, work, "the audit"), control)
 
     def _look(self, args: TrainingArguments, state: TrainerState, kwargs: dict[str, Any]) -> str:
         """Answer, score, judge, write and warn; returns the action."""

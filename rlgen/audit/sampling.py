@@ -1,21 +1,25 @@
 """Answers of the policy as it is, and their scores, without a trace in the training that goes on around."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerState, TrainingArguments
 
+from rlgen.errors import TrainingError
 from rlgen.evaluation.measures import Score, score_completions
 from rlgen.generation import Completion, generate
 from rlgen.rewards import checked
 from rlgen.rewards.compose import add_up
 from rlgen.scoring import unwrapped
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -28,6 +32,30 @@ def undisturbed() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+def in_first_process(state: TrainerState, work: Callable[[], T], what: str) -> T:
+    """Do work in the first process, undisturbed, and let all processes know what came of it.
+
+    Args:
+        state: of the trainer; says which process this is.
+        work: gives anything but None.
+        what: the work's name, for the message.
+
+    Raises:
+        TrainingError: it failed in the first process, as the others see it; there its own error goes on.
+    """
+    outcome: list[Any] = [None]
+    with undisturbed():
+        try:
+            if state.is_world_process_zero:
+                outcome = [work()]
+        finally:
+            broadcast_object_list(outcome)  # also of an error, so that no process waits for ever
+    if outcome[0] is None:
+        raise TrainingError(f"{what} failed in the first process; its message says why")
+    found: T = outcome[0]
+    return found
 
 
 def answer(

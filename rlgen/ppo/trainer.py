@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOTrainer
 
 from rlgen.decoding import HiddenStates, sample
+from rlgen.dropout import set_dropout
 from rlgen.errors import ConfigError, TrainingError
 from rlgen.families import is_encoder_decoder
 from rlgen.hidden import frozen_depth, replay_hidden
@@ -48,7 +49,7 @@ from rlgen.rewards.state import load_reward_state, save_reward_state
 from rlgen.rewards.tokens import TokenReward
 from rlgen.scoring import token_logprobs, unwrapped
 from rlgen.sharing import can_share_prompts
-from rlgen.tuning import disable_dropout, leave_casts_to_autocast
+from rlgen.tuning import leave_casts_to_autocast
 
 
 class PPOTrainer(GRPOTrainer):
@@ -113,7 +114,7 @@ class PPOTrainer(GRPOTrainer):
             self.reference.to(self.accelerator.device)
         policy = unwrapped(self.model)
         if args.disable_dropout:
-            disable_dropout(policy)  # TRL knows modules only, but BART and T5 have rates that are plain numbers
+            set_dropout(policy, 0.0)  # TRL knows modules only, but BART and T5 have rates that are plain numbers
         if args.bf16 or args.fp16:
             leave_casts_to_autocast(policy)
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled

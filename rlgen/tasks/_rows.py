@@ -19,6 +19,16 @@ Row = dict[str, Any]
 SHARES = {"sft": 0.35, "preference": 0.5, "rl": 0.78, "validation": 0.83, "heldout": 1.0}
 
 
+def refuse_source(task: str, source: str | None) -> None:
+    """Say that a task has one source only.
+
+    Raises:
+        ConfigError: Another is given.
+    """
+    if source is not None:
+        raise ConfigError(f"task {task} takes no source, but '{source}' is given; leave it out")
+
+
 def make_row(prompt: str | list[dict[str, str]], completion: str, **columns: Any) -> Row:
     """Put one example into the columns that every task has: `prompt`, `completion` and `reference`, then its own."""
     return {

@@ -17,7 +17,7 @@ from reward_models import augmentation as rewards
 from rlgen.errors import ConfigError
 from rlgen.tasks import Task
 from rlgen.tasks._rated import Rated, rated_sentences
-from rlgen.tasks._rows import Row, deal, digest, make_row, optional, split_of, splitter
+from rlgen.tasks._rows import Row, deal, digest, make_row, optional, refuse_source, split_of, splitter
 
 INSTRUCTION = (
     "Here is a {label} sentence from a movie review. "
@@ -38,8 +38,7 @@ def build(source: str | None = None) -> Task:
     Raises:
         ConfigError: A source is given.
     """
-    if source is not None:
-        raise ConfigError(f"task augmentation takes no source, but '{source}' is given; leave it out")
+    refuse_source("augmentation", source)
     return Task(
         name="augmentation",
         description="Write another training example with the label of a given one.",

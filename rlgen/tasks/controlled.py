@@ -13,10 +13,9 @@ from typing import Any
 
 from reward_models import augmentation, controlled
 from reward_models._prose import words
-from rlgen.errors import ConfigError
 from rlgen.tasks import Task
 from rlgen.tasks._rated import Rated, rated_sentences
-from rlgen.tasks._rows import Row, deal, digest, make_row, optional, splitter
+from rlgen.tasks._rows import Row, deal, digest, make_row, optional, refuse_source, splitter
 
 GOOD_ENOUGH = 0.9  # of the reward: below, the human sentence is no example of what is asked
 CLEAR_RATING = 1.0  # on a scale from -4 to 4
@@ -45,8 +44,7 @@ def build(source: str | None = None) -> Task:
     Raises:
         ConfigError: A source is given.
     """
-    if source is not None:
-        raise ConfigError(f"task controlled takes no source, but '{source}' is given; leave it out")
+    refuse_source("controlled", source)
     return Task(
         name="controlled",
         description="Write a sentence with a given sentiment, given words and a given length.",

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from reward_models import dialogue as rewards
-from rlgen.errors import ConfigError
 from rlgen.human_pairs import conversations
 from rlgen.tasks import Task
-from rlgen.tasks._rows import Row, deal, digest, make_row, split_of, splitter
+from rlgen.tasks._rows import Row, deal, digest, make_row, refuse_source, split_of, splitter
 
 SHORTEST, LONGEST = 5, 40  # words of a turn
 CONTEXT = 3  # turns
@@ -33,8 +32,7 @@ def build(source: str | None = None) -> Task:
     Raises:
         ConfigError: A source is given.
     """
-    if source is not None:
-        raise ConfigError(f"task dialogue takes no source, but '{source}' is given; leave it out")
+    refuse_source("dialogue", source)
     return Task(
         name="dialogue",
         description="Give the next turn of a conversation.",
