@@ -9,17 +9,17 @@ sub-folder per stage, `manifest.json` and `report.html`. Stop it whenever you li
 
 import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
 
-import importlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from rlgen.cli import recipe_main
 from rlgen.config import parse_arguments, recipe
 from rlgen.display import chain_display
 from rlgen.errors import ConfigError
@@ -75,11 +75,6 @@ def stage_options(args: QuickstartArguments, preset: dict[str, Any], base: str) 
     return {name: {"output_dir": str(run / name), **task, **wiring[name], **preset["stages"][name]} for name in STAGES}
 
 
-def stage_main(name: str) -> Callable[[list[str]], Any]:
-    """The bare main of a recipe, which lets its errors through."""
-    return importlib.import_module(f"recipes.{name}").main.__wrapped__  # type: ignore[no-any-return]
-
-
 def build_tiny_model(folder: Path, seed: int) -> None:
     """Make the model of the smoke preset, whole or not at all."""
     aside = folder.with_name(".model")
@@ -106,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         build_tiny_model(run / "model", args.seed)
 
     with chain_display("quickstart", preset["minutes"]) as display:
-        manifest = run_stages(run, stages, stage_main, settings=settings, display=display)
+        manifest = run_stages(run, stages, recipe_main, settings=settings, display=display)
 
     report = run / "report.html"
     write_atomic(report, (run / "compare" / "report.html").read_text(encoding="utf-8"))

@@ -35,7 +35,7 @@ from rlgen.pipeline import flags
 from rlgen.runs import open_run, write_atomic
 from rlgen.sweep.space import Space, read_space
 
-CHAINS = ("sweep", "quickstart")
+CHAINS = ("chain", "quickstart", "sweep")
 
 
 @dataclass

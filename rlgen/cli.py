@@ -7,8 +7,9 @@ import ast
 import difflib
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import rlgen
 
@@ -42,6 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.argv = [f"rlgen {spoken(name)}", *flags]
     importlib.import_module(f"recipes.{name}").main(flags)
     return 0
+
+
+def recipe_main(name: str) -> Callable[[list[str]], Any]:
+    """The bare main of a recipe, which lets its errors through."""
+    return importlib.import_module(f"recipes.{name}").main.__wrapped__  # type: ignore[no-any-return]
 
 
 def recipe_summaries() -> dict[str, str]:

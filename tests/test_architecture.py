@@ -19,6 +19,7 @@ LEVELS = {
     "recipes": 6,
     "rlgen.cli": 6,
     "rlgen.pipeline": 5,
+    "rlgen.chains": 5,
     "rlgen.display": 5,
     "rlgen.evaluation": 5,
     "rlgen.audit": 5,

@@ -33,6 +33,7 @@ WRITES_NOTHING = {"reward_explain", "tasks", "tasks_gain", "tasks_show"}
 # The shortest command line of every recipe: a tiny model and own files, two steps. A new recipe needs a line here.
 TRAINING = "--max_steps 2 --per_device_train_batch_size 2 --logging_steps 1"
 MINIMAL = {
+    "chain": "chain_stages --output_dir chain",
     "pretrain": "--from_scratch --train_tokenizer --vocab_size 300 --hidden_size 16 --num_hidden_layers 1 "
     f"--dataset_name text.txt --max_length 32 --output_dir pretrain {TRAINING}",
     "sft": f"--model_name_or_path MODEL --dataset_name rows.jsonl --output_dir sft {TRAINING}",
@@ -61,6 +62,7 @@ MINIMAL = {
     "--output_dir reward_check",
 }
 LEAVES = {
+    "chain": ["manifest.json", "report.html", "sft/model.safetensors", "ppo/adapter_model.safetensors"],
     "pretrain": ["run.json", "metrics.jsonl", "config.json", "model.safetensors", "tokenizer_config.json"],
     "sft": ["run.json", "metrics.jsonl", "config.json", "model.safetensors", "tokenizer_config.json"],
     "reward": ["run.json", "metrics.jsonl", "model.safetensors", "evaluation.json", "pairs/train.jsonl"],
@@ -90,6 +92,33 @@ doc_to_target: "{{completion}}"
 generation_kwargs: {max_gen_toks: 4}
 metric_list:
   - {metric: exact_match, aggregation: mean, higher_is_better: true}
+"""
+CHAIN_SFT = """
+model_name_or_path: llama
+dataset_name: rows.jsonl
+output_dir: runs/mine/sft
+max_steps: 2
+per_device_train_batch_size: 2
+"""
+CHAIN_PPO = """
+model_name_or_path: runs/mine/sft
+dataset_name: others.jsonl
+reward: ["my_rewards.py:shortness"]
+output_dir: runs/mine/ppo
+per_device_train_batch_size: 2
+steps_per_generation: 1
+num_generations: 2
+max_completion_length: 8
+critic_warmup_rollouts: 0
+num_ppo_epochs: 1
+max_steps: 2
+"""
+CHAIN_COMPARE = """
+checkpoints: [sft=runs/mine/sft, ppo=runs/mine/ppo]
+dataset_name: heldout.jsonl
+reward: ["my_rewards.py:shortness"]
+max_new_tokens: 8
+output_dir: runs/mine/compare
 """
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu"]
 MY_REWARDS = """
@@ -134,6 +163,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, content in {
         "rows": rows,
         "heldout": heldout,
+        "others": [{"prompt": f"Name {word}."} for word in WORDS],
         "pairs": pairs,
         "no_prompt": [{"question": "a"}],
         "empty": [],
@@ -150,6 +180,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "search_typo.yaml").write_text("lerning_rate: [1e-5, 1e-3]\n")
     (folder / "search_bad.yaml").write_text("learning_rate: {low: 1e-3, high: 1e-5}\n")
     (folder / "search_end.yaml").write_text("dropout: {low: 0.5, high: 1.5}\n")
+    (folder / "chain_stages").mkdir()
+    (folder / "chain_stages" / "sft.yaml").write_text(CHAIN_SFT)
+    (folder / "chain_stages" / "ppo.yaml").write_text(CHAIN_PPO)
+    (folder / "chain_stages" / "compare.yaml").write_text(CHAIN_COMPARE)
+    (folder / "chain_typo").mkdir()
+    (folder / "chain_typo" / "sft.yaml").write_text(CHAIN_SFT)
+    (folder / "chain_typo" / "ppo.yaml").write_text(f"{CHAIN_PPO}kl_coeff: 0.1\n")
     (folder / "no_model").mkdir()
     (folder / "tasks").mkdir()
     (folder / "tasks" / "rlgen_say.yaml").write_text(HARNESS_TASK)
@@ -186,7 +223,8 @@ def test_two_steps_through_the_real_command_line(recipe: str, workplace: Path, t
     assert "Traceback" not in done.stderr
     assert not [name for name in LEAVES[recipe] if not (tmp_path / recipe / name).exists()]
     if recipe not in WRITES_NOTHING:
-        assert json.loads((tmp_path / recipe / "run.json").read_text())["finished"]
+        record = "manifest.json" if recipe == "chain" else "run.json"
+        assert json.loads((tmp_path / recipe / record).read_text())["finished"]
     assert done.stdout.strip().splitlines()[-1].lstrip().startswith(("next:", "or:", "report:"))
 
 
@@ -407,6 +445,9 @@ MISTAKES = {
     "folder without a model": ("sft", "--model_name_or_path no_model --dataset_name rows.jsonl", "no_model"),
     "unwritable output": ("sft", f"{SFT} --dataset_name rows.jsonl --output_dir a_file/run", "a_file"),
     "unwritable quickstart": ("quickstart", "--preset smoke --output_dir a_file/run", "a_file"),
+    "chain that is not there": ("chain", "reasonin", "there is no chain reasonin"),
+    "chain with a misspelt key": ("chain", "chain_typo", "chain_typo/ppo.yaml: "),
+    "unwritable chain": ("chain", "chain_stages --output_dir a_file/run", "a_file"),
     "unknown preset": ("quickstart", "--preset smoky", "--preset"),
     "reward that raises": ("ppo", f"{PPO} --reward my_rewards.py:raises", "raises"),
     "reward that is NaN": ("ppo", f"{PPO} --reward my_rewards.py:nan", "nan"),

@@ -1,0 +1,103 @@
+"""A folder with one YAML file per stage, read as a chain: every stage begins where an earlier one ended."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rlgen.errors import ConfigError
+from rlgen.parser import SHIPPED_CONFIGS
+
+STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "compare")
+
+
+def find_chain(name: str) -> Path:
+    """A folder of stages by its path, or by its name among the shipped ones ("reasoning").
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    path = Path(name)
+    for folder in (path, SHIPPED_CONFIGS / name.removeprefix("recipes/configs/")):
+        if folder.is_dir():
+            return folder
+    known = sorted(f.name for f in SHIPPED_CONFIGS.iterdir() if len(_files(f)) > 1)
+    raise ConfigError(f"there is no chain {name}: give a folder with one YAML per stage, or one of {', '.join(known)}")
+
+
+def read_chain(
+    folder: Path, output_dir: str, *, model: str | None = None, seed: int | None = None
+) -> dict[str, dict[str, Any]]:
+    """The flags of every stage of a chain, in order, moved to another folder, model or seed.
+
+    Args:
+        folder: has `STAGE.yaml` for at least one of `STAGES`. The stages write to `ROOT/STAGE` of one root.
+        output_dir: takes the place of that root, wherever a value is a path below it, also after `name=`.
+        model: takes the place of the model that the first stage starts from, there and wherever else it is named.
+        seed: takes the place of every stage's seed.
+
+    Returns:
+        Per stage its flags without dashes.
+
+    Raises:
+        ConfigError: no stage, a file that is not YAML, no `output_dir`, or stages that share no root.
+    """
+    stages = {name: _read(file) for name, file in _files(folder).items()}
+    if not stages:
+        raise ConfigError(f"{folder} has none of {', '.join(f'{name}.yaml' for name in STAGES)}")
+    roots = {_root(folder, name, options) for name, options in stages.items()}
+    if len(roots) > 1:
+        raise ConfigError(
+            f"the stages of {folder} write to {' and '.join(sorted(map(str, roots)))}: set every output_dir to "
+            "one folder and the stage's name below it"
+        )
+    places = {str(roots.pop()): output_dir}
+    if model is not None:
+        start = next(iter(stages.values())).get("model_name_or_path")
+        if start is None:
+            raise ConfigError(f"the first stage of {folder} names no model_name_or_path that another could replace")
+        places[str(start)] = model
+    moved = {name: {key: _moved(value, places) for key, value in stage.items()} for name, stage in stages.items()}
+    if seed is not None:
+        moved = {name: {**stage, "seed": seed} for name, stage in moved.items()}
+    return moved
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    files = {name: folder / f"{name}.yaml" for name in STAGES}
+    return {name: file for name, file in files.items() if file.is_file()}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} must hold `flag: value` lines")
+    return values
+
+
+def _root(folder: Path, name: str, options: Mapping[str, Any]) -> Path:
+    output = options.get("output_dir")
+    if not isinstance(output, str) or Path(output).name != name:
+        raise ConfigError(f"{folder / name}.yaml must set output_dir to a folder called {name}, not {output!r}")
+    return Path(output).parent
+
+
+def _moved(value: Any, places: Mapping[str, str]) -> Any:
+    """A value with the folders and models in it exchanged; `sft=runs/a/sft@4shot` names one after the equals sign."""
+    if isinstance(value, list):
+        return [_moved(item, places) for item in value]
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if not isinstance(value, str):
+        return value
+    for old, new in places.items():
+        pattern = rf"(^|=){re.escape(old)}(?=$|[/@])"
+        if re.search(pattern, value):
+            return re.sub(pattern, lambda found: found[1] + new, value)  # noqa: B023 (called at once)
+    return value
