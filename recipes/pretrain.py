@@ -20,12 +20,16 @@ import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below rea
 from peft import get_peft_model
 from transformers import Trainer, TrainingArguments, set_seed
 
+from rlgen.best_checkpoint import best_checkpoint
 from rlgen.config import ModelArguments, fit_to_machine, parse_arguments, recipe, resolved_config
+from rlgen.controls import ControlArguments, check_best_metric, controlled
 from rlgen.data import check_disjoint
 from rlgen.documents import hold_out, load_documents
+from rlgen.dropout import set_dropout
 from rlgen.errors import ConfigError
 from rlgen.models import load_config, load_masked_model, load_policy, load_tokenizer, save_model, starting_model
 from rlgen.new_models import OBJECTIVES, ArchitectureArguments, check_objective, longest_block, new_config, new_model
+from rlgen.optimizers import use_optimizer
 from rlgen.pretraining import BlockCollator, BlockLosses, masked_once, perplexity, token_blocks
 from rlgen.runs import open_run
 from rlgen.strategies import check_tuning, find_strategy
@@ -35,7 +39,7 @@ from rlgen.vocabulary import SMALLEST, train_tokenizer
 
 
 @dataclass
-class PretrainArguments(TrainingArguments):
+class PretrainArguments(ControlArguments, TrainingArguments):
     """transformers' training settings, with defaults for language modelling on a small machine."""
 
     output_dir: str | None = field(default="runs/pretrain", metadata={"help": "Folder of this run."})
@@ -76,7 +80,8 @@ class PretrainArguments(TrainingArguments):
         if self.max_length < 4:
             raise ValueError(f"max_length must be at least 4, not {self.max_length}")
         fit_to_machine(self)
-        super().__post_init__()
+        with controlled(self, "pretrain"):
+            super().__post_init__()
 
 
 @dataclass
@@ -161,6 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv=argv,
     )
     check(args, text, model_args, sizes)
+    check_best_metric(args, "pretrain")
     masked = args.objective == "masked"
     if args.learning_rate is None:
         args.learning_rate = 2e-3 if model_args.from_scratch else 5e-4 if model_args.use_peft else 5e-5
@@ -224,6 +230,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         load = load_masked_model if masked else load_policy
         kernel = {"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}
         model = load(start, dtype=model_args.weights_dtype, trust_remote_code=trusted, **kernel)
+    set_dropout(model, args.dropout)
+    if start is not None:
         adapter = start_tuning(model_args, model, "FEATURE_EXTRACTION" if masked else "CAUSAL_LM")
         if adapter is not None:
             model = get_peft_model(model, adapter)
@@ -240,8 +248,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         processing_class=tokenizer,
         compute_metrics=perplexity,
         preprocess_logits_for_metrics=BlockLosses(args.objective),
-        callbacks=[*run.callbacks(), *tuning_callbacks(model_args, run)],
+        callbacks=[*run.callbacks(), *tuning_callbacks(model_args, run), *best_checkpoint(run, args)],
     )
+    use_optimizer(trainer)
     if args.bf16 or args.fp16:
         leave_casts_to_autocast(trainer.model)
     if not checkpoint:

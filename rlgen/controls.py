@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 # What each stage's evaluation logs by itself; rewards and metrics of generated answers come on top.
 EVALUATED = {
+    "pretrain": frozenset({"eval_loss", "eval_nll", "eval_perplexity"}),
     "sft": frozenset({"eval_loss", "eval_entropy", "eval_mean_token_accuracy"}),
     "reward": frozenset({"eval_loss", "eval_accuracy", "eval_margin", "eval_min_reward", "eval_mean_reward"})
     | {"eval_max_reward"},
@@ -20,6 +21,8 @@ EVALUATED = {
     | {f"eval_rewards/{name}" for name in ("chosen", "rejected", "accuracies", "margins")}
     | {f"eval_{name}/{side}" for name in ("logps", "logits") for side in ("chosen", "rejected")},
 }
+DEFAULT_METRICS = {"pretrain": "eval_perplexity", "ppo": "eval_reward"}
+LESS_IS_BETTER = ("nll", "perplexity")  # beside what ends in loss, which transformers knows
 # The losses of TRL's DPO that read its label_smoothing; the others, its default among them, do not.
 SMOOTHED_DPO_LOSSES = ("robust", "exo_pair", "aot", "aot_unpaired")
 
@@ -64,7 +67,7 @@ def controlled(args: Any, stage: str) -> Iterator[None]:
     Args:
         args: a recipe's training arguments with `ControlArguments`, at the beginning of their `__post_init__`; the
             block calls that of the base class.
-        stage: "sft", "reward", "dpo" or "ppo".
+        stage: "pretrain", "sft", "reward", "dpo" or "ppo".
 
     Raises:
         ConfigError: a control that does not exist, does not work here, or would have no effect.
@@ -176,7 +179,7 @@ def _check_effects(args: Any, stage: str) -> None:
         raise ConfigError(
             "neftune_noise_alpha would make the updated policy another than the one that sampled: leave it out of ppo"
         )
-    if getattr(args, "packing", False) and args.packing_strategy == "wrapped":
+    if stage == "sft" and args.packing and args.packing_strategy == "wrapped":
         logger.warning("packing_strategy wrapped cuts examples anywhere and lets them see each other; bfd does not")
 
 
@@ -194,7 +197,9 @@ def _settle_best_checkpoint(args: Any, stage: str) -> None:
     if stage == "ppo" and strategy != "steps":
         raise ConfigError("the best checkpoint of ppo stands between two rollouts: take --eval_strategy steps")
     args.load_best_model_at_end = True
-    args.metric_for_best_model = args.metric_for_best_model or ("eval_reward" if stage == "ppo" else "eval_loss")
+    args.metric_for_best_model = args.metric_for_best_model or DEFAULT_METRICS.get(stage, "eval_loss")
+    if args.greater_is_better is None and args.metric_for_best_model.endswith(LESS_IS_BETTER):
+        args.greater_is_better = False
     if getattr(args.save_strategy, "value", args.save_strategy) != "best":
         args.save_strategy = strategy
         args.eval_steps = args.eval_steps or args.logging_steps

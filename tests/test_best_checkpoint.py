@@ -179,6 +179,33 @@ def test_a_task_metric_chooses_and_is_that_of_the_model_that_is_left(workplace, 
     assert sum(scores) / 6 == pytest.approx(rewards[best], abs=1e-6)
 
 
+def test_dpo_answers_its_held_out_prompts_and_keeps_the_best_adapter(workplace, tmp_path, tiny_llama):
+    for name, verb in (("pairs", "Say"), ("held_pairs", "Tell")):
+        pairs = [{"prompt": f"{verb} {i}.", "chosen": f" It is {i}.", "rejected": " No."} for i in range(12)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    run = tmp_path / "run"
+    line = (
+        f"--model_name_or_path {tiny_llama} --dataset_name {tmp_path}/pairs.jsonl --eval_dataset_name "
+        f"{tmp_path}/held_pairs.jsonl --output_dir {run} --per_device_train_batch_size 4 --eval_strategy steps "
+        "--eval_steps 1 --logging_steps 1 --lr_scheduler_type constant --bf16 false --dtype float32 --max_steps 4 "
+        "--learning_rate 0.02 --lora_r 4 --save_total_limit 5 --eval_generate_rows 6 --eval_max_new_tokens 6 "
+        f"--eval_reward {workplace}/even.py:even --metric_for_best_model eval_reward"
+    )
+    importlib.import_module("recipes.dpo").main.__wrapped__(line.split())
+    record = json.loads((run / "run.json").read_text())
+    rows = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
+    rewards = {row["step"]: row["eval_reward"] for row in rows if "eval_reward" in row}
+    assert len(rewards) == 4
+    assert {"eval_rouge_l", "eval_exact_match"} <= {key for row in rows for key in row}
+    best = max(rewards, key=rewards.get)
+    assert (record["best_checkpoint"]["step"], record["best_checkpoint"]["value"]) == (best, rewards[best])
+    prompts = [f"Tell {i}." for i in range(6)]
+    model, tokenizer = load_policy(str(run), dtype="float32"), load_tokenizer(str(run))
+    answers = generate(model, tokenizer, prompts, max_new_tokens=6, temperature=0.0)
+    scores = [sum(token % 2 == 0 for token in each[0].token_ids) / len(each[0].token_ids) for each in answers]
+    assert sum(scores) / 6 == pytest.approx(rewards[best], abs=1e-6)
+
+
 def test_evaluating_answers_does_not_disturb_the_training(workplace, tmp_path, tiny_llama):
     words = "--learning_rate 0.02 --max_steps 3 --dropout 0.2".split()
     answers = "--eval_generate_rows 4 --eval_max_new_tokens 4".split()

@@ -161,6 +161,34 @@ def test_a_new_model_takes_the_tokenizer_of_another(decoder: Path, texts: str, t
     assert model.config.vocab_size == len(load_tokenizer(str(decoder)))
 
 
+def test_the_checkpoint_with_the_lowest_perplexity_is_kept(texts: str, tmp_path: Path) -> None:
+    training = TRAINING.replace("--eval_strategy no", "--eval_strategy steps --eval_steps 10")
+    words = f"{NEW} --dataset_name {texts} --max_steps 200 {training} --lr_scheduler_type constant --warmup_steps 0"
+    record = pretrain(f"{words} --learning_rate 0.1 --early_stopping_patience 1", tmp_path / "run")
+    best = record["best_checkpoint"]
+    assert best["metric"] == "eval_perplexity"
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    logged = {row["step"]: row["eval_perplexity"] for row in rows if "eval_perplexity" in row and row["step"]}
+    assert best["value"] == min(logged.values()) == logged[best["step"]]
+    assert best["stopped_early"]
+    assert max(logged) == best["step"] + 10
+    assert record["summary"]["perplexity"] == pytest.approx(best["value"])
+
+
+@pytest.mark.parametrize("objective", ["causal", "masked"])
+def test_controls_reach_the_training(objective: str, texts: str, tmp_path: Path) -> None:
+    words = f"{NEW} --objective {objective} --dataset_name {texts} --max_steps 2 {TRAINING} --learning_rate 1e-2"
+    pretrain(words, tmp_path / "plain")
+    plain = load_file(tmp_path / "plain" / "model.safetensors")
+    for control in ("--optim muon", "--dropout 0.5", "--label_smoothing_factor 0.2", "--neftune_noise_alpha 5"):
+        folder = tmp_path / control.split()[0].strip("-")
+        pretrain(f"{words} {control}", folder)
+        changed = load_file(folder / "model.safetensors")
+        assert any(not plain[name].equal(changed[name]) for name in plain), control
+        before, after = (json.loads((f / "config.json").read_text()) for f in (tmp_path / "plain", folder))
+        assert before == after
+
+
 @pytest.mark.slow
 def test_the_decoder_is_fine_tuned_on_conversations(decoder: Path, tmp_path: Path) -> None:
     rows = [
@@ -238,6 +266,15 @@ MISTAKES = {
     ),
     "block too short": (f"{NEW} --max_length 2 --dataset_name TEXTS", "max_length must be at least 4"),
     "no such probability": (f"{NEW} --mlm_probability 1.5 --dataset_name TEXTS", "between 0 and 1"),
+    "unknown optimizer": (f"{NEW} --optim muonn --dataset_name TEXTS", "did you mean muon?"),
+    "no such metric": (
+        f"{NEW} --metric_for_best_model eval_accuracy --dataset_name TEXTS",
+        "no evaluation of pretrain has it, only eval_loss, eval_nll, eval_perplexity",
+    ),
+    "early stopping without evaluation": (
+        f"{NEW} --eval_strategy no --early_stopping_patience 2 --dataset_name TEXTS",
+        "--eval_strategy steps",
+    ),
     "no such objective": (f"{NEW} --objective span --dataset_name TEXTS", "--objective"),
     "missing file": (f"{NEW} --dataset_name nowhere.txt", "nowhere.txt: no such file"),
     "empty file": (f"{NEW} --dataset_name EMPTY", "there is no text in it"),
