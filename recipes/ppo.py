@@ -215,7 +215,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         peft_config=adapter,
         token_reward_funcs=token_rewards,
         ptx_dataset=ptx_rows,
-        callbacks=[*run.callbacks(), *tuning_callbacks(model_args, run), *best_checkpoint(run, args)],
+        callbacks=[
+            *run.callbacks(progress_every=args.updates_per_rollout),
+            *tuning_callbacks(model_args, run),
+            *best_checkpoint(run, args),
+        ],
     )
     use_optimizer(trainer)
     if audited is not None:

@@ -42,10 +42,17 @@ class MetricsCallback(TrainerCallback):
 
 
 class ProgressCallback(TrainerCallback):
-    """Reports optimizer steps and the newest numbers."""
+    """Reports optimizer steps and the newest numbers.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the work.
+        every: report after so many steps; where the first of them takes longest, as in PPO, whole rounds tell the
+            time left.
+    """
+
+    def __init__(self, name: str, every: int = 1) -> None:
         self.name = name
+        self.every = every
         self.latest: dict[str, Any] = {}
 
     def on_train_begin(
@@ -68,8 +75,9 @@ class ProgressCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Report one more step."""
-        self._report(state)
+        """Report one more step, or round of steps."""
+        if state.global_step % self.every == 0:
+            self._report(state)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -76,7 +76,10 @@ class LineProgress:
         """Write a line if enough has happened since the last one."""
         now = self._clock()
         tenth = 10 * done // max(total, 1)
-        start, start_done = self._started.setdefault(name, (now, done))
+        start, start_done = self._started.get(name, (now, done))
+        if done <= start_done:  # said again, after other work: only now does this one begin
+            start, start_done = now, done
+        self._started[name] = start, start_done
         last_time, last_tenth = self._printed.get(name, (float("-inf"), -1))
         waited = now - last_time
         is_due = waited >= (LEAST_SECONDS_BETWEEN_LINES if tenth != last_tenth else MOST_SECONDS_BETWEEN_LINES)

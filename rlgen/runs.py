@@ -184,15 +184,19 @@ class Run:
         with _clear_write_errors(self.path):
             self._save()
 
-    def callbacks(self) -> "list[TrainerCallback]":
+    def callbacks(self, progress_every: int = 1) -> "list[TrainerCallback]":
         """Callbacks for a transformers trainer: `metrics.jsonl`, progress, and memory given back now and then.
+
+        Args:
+            progress_every: steps between two reports of progress.
 
         The trainer's own printing of log dictionaries is switched off, since it would tear the progress display.
         """
         from rlgen.callbacks import MetricsCallback, ProgressCallback, TrimHeapCallback, silence_printer
 
         silence_printer()
-        return [MetricsCallback(self.path / "metrics.jsonl"), ProgressCallback(self.stage), TrimHeapCallback()]
+        progress = ProgressCallback(self.stage, progress_every)
+        return [MetricsCallback(self.path / "metrics.jsonl"), progress, TrimHeapCallback()]
 
     def _save(self) -> None:
         if _writes():

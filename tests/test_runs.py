@@ -312,6 +312,25 @@ def test_quick_work_gets_a_first_and_a_last_line() -> None:
     assert stream.getvalue().splitlines() == ["generate: 0/40", "generate: 40/40"]
 
 
+def test_the_clock_of_work_that_was_announced_early_starts_when_it_begins() -> None:
+    stream, now = io.StringIO(), [0.0]
+    lines = LineProgress(stream, clock=lambda: now[0])
+    for second, name, done in ((0, "ppo", 0), (1, "critic warm-up", 0), (100, "ppo", 0), (110, "ppo", 8)):
+        now[0] = second
+        lines(name, done, 24, {})
+    assert stream.getvalue().splitlines() == ["ppo: 0/24", "critic warm-up: 0/24", "ppo: 0/24", "ppo: 8/24  20 s left"]
+
+
+def test_a_round_of_steps_is_reported_as_a_whole() -> None:
+    heard: list[int] = []
+    with listening(lambda name, done, total, metrics: heard.append(done)):
+        callback = ProgressCallback("ppo", every=4)
+        for step in range(1, 10):
+            callback.on_step_end(None, state(step, total=10), None)
+        callback.on_train_end(None, state(10, total=10), None)
+    assert heard == [4, 8, 10]
+
+
 def test_slow_work_gets_a_line_each_half_minute() -> None:
     stream, now = io.StringIO(), [0.0]
     lines = LineProgress(stream, clock=lambda: now[0])

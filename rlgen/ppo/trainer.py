@@ -45,6 +45,7 @@ from rlgen.ppo.rollout import Rollout, Scored, group_completions, pack_hidden, s
 from rlgen.ppo.scores import ScoreShaping, TokenScores, no_score, pad_token_rewards
 from rlgen.ppo.shared_reward import share_reward_models
 from rlgen.ppo.state import load_state, save_state, skip_past_epochs
+from rlgen.progress import report_progress
 from rlgen.rewards.state import load_reward_state, save_reward_state
 from rlgen.rewards.tokens import TokenReward
 from rlgen.scoring import token_logprobs, unwrapped
@@ -214,7 +215,9 @@ class PPOTrainer(GRPOTrainer):
         batches = iter(self.get_train_dataloader())
         self.args.seed -= 1
         repeats = self.args.steps_per_generation * self.num_iterations
-        for _ in range(self.args.critic_warmup_rollouts):
+        for done in range(self.args.critic_warmup_rollouts):
+            if self.accelerator.is_main_process:
+                report_progress("critic warm-up", done, self.args.critic_warmup_rollouts)
             batch = next(batches, None)
             if batch is None:
                 break
@@ -222,6 +225,8 @@ class PPOTrainer(GRPOTrainer):
             for _ in range(repeats - 1):  # the sampler hands each rollout's rows out once for every use of it
                 next(batches, None)
             self._metrics["train"].clear()
+        if self.accelerator.is_main_process:
+            report_progress("ppo", 0, self.state.max_steps)  # the clock of the updates starts now
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Sample, score, estimate advantages and fit the critic: one rollout, as rows to split into minibatches."""
