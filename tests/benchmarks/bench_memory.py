@@ -25,7 +25,8 @@ import torch
 import yaml
 from transformers import TrainerCallback
 
-from recipes.quickstart import PRESETS, QuickstartArguments, stage_main, stage_options
+from recipes.quickstart import PRESETS, QuickstartArguments, stage_options
+from rlgen.cli import recipe_main
 from rlgen.memory import release_memory
 from rlgen.pipeline import flags
 from rlgen.runs import Run, write_atomic
@@ -74,7 +75,7 @@ def run_stage(name: str, arguments: list[str], watch: Watch, trim: bool) -> None
 
     Run.callbacks = watched
     try:
-        stage_main(name)(arguments)
+        recipe_main(name)(arguments)
     finally:
         Run.callbacks = callbacks
 

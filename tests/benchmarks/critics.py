@@ -25,7 +25,8 @@ from typing import Any
 
 import yaml
 
-from recipes.quickstart import PRESETS, QuickstartArguments, stage_main, stage_options
+from recipes.quickstart import PRESETS, QuickstartArguments, stage_options
+from rlgen.cli import recipe_main
 from rlgen.pipeline import flags
 from rlgen.progress import recipe_progress
 from rlgen.runs import Run, read_metrics, write_atomic
@@ -69,7 +70,7 @@ def train(args: argparse.Namespace) -> None:
     callbacks = Run.callbacks
     Run.callbacks = lambda run: [*callbacks(run), TimeLimit()]  # type: ignore[method-assign]
     with recipe_progress():
-        stage_main("ppo")(flags(options))
+        recipe_main("ppo")(flags(options))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux
     write_atomic(folder / "benchmark.json", json.dumps({"minutes": args.minutes, "peak_gib": peak}) + "\n")
 
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     options["checkpoints"] += [f"{kind}={args.output_dir}/{kind}" for kind in args.critics]
     options |= {"output_dir": f"{args.output_dir}/compare", "reward_model": None}
     with recipe_progress():
-        stage_main("compare")(flags(options))
+        recipe_main("compare")(flags(options))
 
 
 def rollouts(folder: Path) -> list[dict[str, Any]]:

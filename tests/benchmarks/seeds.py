@@ -14,7 +14,8 @@ from pathlib import Path
 
 import yaml
 
-from recipes.quickstart import PRESETS, QuickstartArguments, stage_main, stage_options
+from recipes.quickstart import PRESETS, QuickstartArguments, stage_options
+from rlgen.cli import recipe_main
 from rlgen.pipeline import flags
 from rlgen.progress import recipe_progress
 from rlgen.runs import read_metrics
@@ -30,7 +31,7 @@ def run(seed: int, output_dir: str) -> None:
     options["compare"]["reward_model"] = None
     for stage in ("sft", "ppo", "compare"):
         with recipe_progress():
-            stage_main(stage)(flags(options[stage]))
+            recipe_main(stage)(flags(options[stage]))
 
 
 def table(folders: list[str]) -> None:

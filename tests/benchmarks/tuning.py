@@ -24,7 +24,8 @@ from typing import Any
 
 import yaml
 
-from recipes.quickstart import PRESETS, QuickstartArguments, stage_main, stage_options
+from recipes.quickstart import PRESETS, QuickstartArguments, stage_options
+from rlgen.cli import recipe_main
 from rlgen.errors import RlgenError
 from rlgen.pipeline import flags
 from rlgen.progress import recipe_progress
@@ -79,7 +80,7 @@ def train(args: argparse.Namespace) -> None:
     record: dict[str, Any] = {"samples": options.get("total_episodes") if args.stage == "ppo" else None}
     try:
         with recipe_progress():
-            stage_main(args.stage)(flags(options))
+            recipe_main(args.stage)(flags(options))
     except RlgenError as error:
         record["refused"] = str(error)
     record["peak_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
         options["checkpoints"] = [f"start={start}", *(f"{name}={args.output_dir}/{stage}/{name}" for name in trained)]
         options["reward_model"] = None
         with recipe_progress():
-            stage_main("compare")(flags(options))
+            recipe_main("compare")(flags(options))
 
 
 def record_of(folder: Path, stage: str, name: str) -> dict[str, Any]:
