@@ -28,7 +28,8 @@ from rlgen.pipeline import Stage, flags, open_manifest, run_stages
 from rlgen.progress import format_seconds
 from rlgen.runs import write_atomic
 
-MINUTES = {"pretrain": 4, "sft": 3, "reward": 4, "ppo": 8, "dpo": 2, "compare": 8}  # a first guess, until one is over
+# How long the stages take beside each other; how long at all shows once one is under way.
+MINUTES = {"pretrain": 4, "sft": 3, "reward": 4, "ppo": 8, "dpo": 2, "compare": 8}
 
 
 @dataclass
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = {"stages": args.stages, "model": args.model_name_or_path, "seed": args.seed}
     open_manifest(run, stages, settings)
 
-    with chain_display(folder.resolve().name, {stage.name: MINUTES[stage.name] for stage in stages}) as display:
+    minutes = {stage.name: MINUTES[stage.name] for stage in stages}
+    with chain_display(folder.resolve().name, minutes, rough=True) as display:
         manifest = run_stages(run, stages, recipe_main, settings=settings, display=display)
 
     took = f"took {format_seconds(sum(entry['seconds'] for entry in manifest['stages']))}"

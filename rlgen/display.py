@@ -11,13 +11,23 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from rlgen.progress import LineProgress, format_metrics, format_seconds, listening
 
+TELLING = 0.1  # share of a stage after which its pace can be read off
 ALMOST = 0.03  # a stage that outlasts its estimate still has this share of it left, as far as anybody knows
 
 
 class TimeLeft:
-    """Estimates the time left from expected minutes, corrected by how long finished stages really took."""
+    """Estimates the time left from expected minutes, corrected by how long finished stages really took.
 
-    def __init__(self, minutes: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:
+    Args:
+        minutes: expected per stage, in order.
+        clock: seconds since whenever.
+        rough: only the proportions are known, so that there is no estimate before something was measured.
+    """
+
+    def __init__(
+        self, minutes: Mapping[str, float], clock: Callable[[], float] = time.monotonic, *, rough: bool = False
+    ) -> None:
+        self.rough = rough
         self.expected = {name: 60.0 * value for name, value in minutes.items()}
         self.measured: dict[str, float] = {}
         self._clock = clock
@@ -42,17 +52,22 @@ class TimeLeft:
         """Seconds since the current stage began, 0 between stages."""
         return 0.0 if self._current is None else self._clock() - self._began
 
-    def seconds(self) -> float:
-        """The estimated seconds left for all stages."""
+    def seconds(self) -> float | None:
+        """The estimated seconds left for all stages; None while nobody can know."""
+        if self.rough and not self.measured and (self._current is None or self._share <= TELLING):
+            return None
         expected_so_far = sum(self.expected[name] for name in self.measured)
         pace = sum(self.measured.values()) / expected_so_far if expected_so_far else 1.0
         left = sum(pace * value for name, value in self.expected.items() if name not in self.measured)
         if self._current is None:
             return left
-        stage = pace * self.expected[self._current]
         spent = self.spent_here()
+        if self.rough and not self.measured:  # its share of the work says how fast this machine is
+            pace = spent / self._share / self.expected[self._current]
+            left = sum(pace * value for value in self.expected.values())
+        stage = pace * self.expected[self._current]
         left_here = (
-            spent * (1 - self._share) / self._share if self._share > 0.1 else max(stage - spent, ALMOST * stage)
+            spent * (1 - self._share) / self._share if self._share > TELLING else max(stage - spent, ALMOST * stage)
         )
         return left - stage + left_here
 
@@ -60,16 +75,19 @@ class TimeLeft:
 class LineDisplay:
     """Lines for logs: one per stage with the time left, and those of `LineProgress` within it."""
 
-    def __init__(self, title: str, minutes: Mapping[str, float], stream: TextIO | None = None) -> None:
+    def __init__(
+        self, title: str, minutes: Mapping[str, float], stream: TextIO | None = None, *, rough: bool = False
+    ) -> None:
         self.title = title
         self.names = list(minutes)
-        self.left = TimeLeft(minutes)
+        self.left = TimeLeft(minutes, rough=rough)
         self._stream = stream
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Write a line, then listen to the stage."""
-        self._write(f"{self._place(name)} about {format_seconds(self.left.seconds())} left")
+        left = self.left.seconds()
+        self._write(self._place(name) + ("" if left is None else f" about {format_seconds(left)} left"))
         lines = LineProgress(self._stream)
         self.left.begin(name)
 
@@ -98,10 +116,10 @@ class LineDisplay:
 class BarDisplay:
     """Two bars: the whole chain, and the work at hand with its numbers."""
 
-    def __init__(self, title: str, minutes: Mapping[str, float], progress: Progress) -> None:
+    def __init__(self, title: str, minutes: Mapping[str, float], progress: Progress, *, rough: bool = False) -> None:
         self.title = title
         self.names = list(minutes)
-        self.left = TimeLeft(minutes)
+        self.left = TimeLeft(minutes, rough=rough)
         self._progress = progress
         self._whole = progress.add_task(title, total=1.0, text="")
         self._work = progress.add_task("", total=None, text="", visible=False)
@@ -140,22 +158,27 @@ class BarDisplay:
     def _update_whole(self, name: str) -> None:
         left = self.left.seconds()
         spent = sum(self.left.measured.values()) + self.left.spent_here()
-        text = f"{self.names.index(name) + 1}/{len(self.names)} {name}  about {format_seconds(left)} left"
-        self._progress.update(self._whole, completed=spent, total=spent + left, text=text)
+        text = f"{self.names.index(name) + 1}/{len(self.names)} {name}"
+        if left is not None:
+            text += f"  about {format_seconds(left)} left"
+        self._progress.update(self._whole, completed=spent, total=None if left is None else spent + left, text=text)
 
 
 @contextlib.contextmanager
-def chain_display(title: str, minutes: Mapping[str, float]) -> Iterator[LineDisplay | BarDisplay]:
+def chain_display(
+    title: str, minutes: Mapping[str, float], *, rough: bool = False
+) -> Iterator[LineDisplay | BarDisplay]:
     """The display that fits where stderr goes.
 
     Args:
         title: name of the whole.
         minutes: expected minutes per stage, in order.
+        rough: the proportions are a guess, so that no time left is shown before something was measured.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield LineDisplay(title, minutes)
+        yield LineDisplay(title, minutes, rough=rough)
         return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[text]}"))
     with Progress(*columns, console=console) as progress:
-        yield BarDisplay(title, minutes, progress)
+        yield BarDisplay(title, minutes, progress, rough=rough)

@@ -224,6 +224,34 @@ def test_time_left_follows_expectations_and_then_measurements() -> None:
     assert left.seconds() == 0
 
 
+def test_where_only_proportions_are_known_the_time_left_waits_for_a_measurement() -> None:
+    now = [0.0]
+    left = TimeLeft({"a": 1, "b": 3}, clock=lambda: now[0], rough=True)
+    assert left.seconds() is None
+    left.begin("a")
+    now[0] = 10
+    left.report(0.05)
+    assert left.seconds() is None
+    now[0] = 50
+    left.report(0.5)  # so it takes 100 seconds, and b 300
+    assert left.seconds() == pytest.approx(50 + 300)
+    now[0] = 200
+    left.end("a")
+    assert left.seconds() == pytest.approx(600)
+
+
+def test_no_time_left_is_shown_before_it_is_known() -> None:
+    stream = io.StringIO()
+    display = LineDisplay("chain", {"sft": 1, "ppo": 3}, stream, rough=True)
+    with display.stage("sft"):
+        pass
+    with display.stage("ppo"):
+        pass
+    written = stream.getvalue().splitlines()
+    assert written[0] == "[1/2] sft:"
+    assert written[2].startswith("[2/2] ppo: about")
+
+
 def test_a_stage_that_outlasts_its_estimate_still_has_time_left() -> None:
     now = [0.0]
     left = TimeLeft({"a": 1}, clock=lambda: now[0])
