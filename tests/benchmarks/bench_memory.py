@@ -69,8 +69,8 @@ def run_stage(name: str, arguments: list[str], watch: Watch, trim: bool) -> None
     """A recipe's bare main with one more callback."""
     callbacks = Run.callbacks
 
-    def watched(run: Run) -> list[TrainerCallback]:
-        kept = [each for each in callbacks(run) if trim or type(each).__name__ != "TrimHeapCallback"]
+    def watched(run: Run, **options: Any) -> list[TrainerCallback]:
+        kept = [each for each in callbacks(run, **options) if trim or type(each).__name__ != "TrimHeapCallback"]
         return [*kept, watch]
 
     Run.callbacks = watched

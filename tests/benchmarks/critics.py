@@ -68,7 +68,7 @@ def train(args: argparse.Namespace) -> None:
     options = options_of(args)["ppo"] | critic_flags(args.critic, args.quickstart)
     options |= {"output_dir": str(folder), "total_episodes": MORE_EPISODES_THAN_TIME, "save_strategy": "no"}
     callbacks = Run.callbacks
-    Run.callbacks = lambda run: [*callbacks(run), TimeLimit()]  # type: ignore[method-assign]
+    Run.callbacks = lambda run, **options: [*callbacks(run, **options), TimeLimit()]  # type: ignore[method-assign]
     with recipe_progress():
         recipe_main("ppo")(flags(options))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # kilobytes on Linux
