@@ -28,16 +28,23 @@ from rlgen.config import TaskArguments, parse_arguments, recipe, resolved_config
 from rlgen.data import load_rows
 from rlgen.errors import ConfigError
 from rlgen.evaluation.capabilities import MARGIN, Capability, measure_capability, open_capabilities
-from rlgen.evaluation.checkpoints import Checkpoint, check_unseen, open_checkpoints, parse_named, run_folders
+from rlgen.evaluation.checkpoints import (
+    Checkpoint,
+    check_unseen,
+    open_checkpoints,
+    parse_named,
+    reward_runs,
+    run_folders,
+)
 from rlgen.evaluation.compare import compare
-from rlgen.evaluation.conditions import check_conditions, judge, parse_conditions
+from rlgen.evaluation.conditions import check_conditions, judge_conditions, parse_conditions
 from rlgen.evaluation.generations import Sampling
 from rlgen.evaluation.ifeval import as_messages
 from rlgen.evaluation.judged import judge_pairs, open_judge
 from rlgen.evaluation.markdown import summary_markdown
 from rlgen.evaluation.measures import choose_measures
 from rlgen.evaluation.report import write_report
-from rlgen.evaluation.rows import distinct_rows, heldout_rows
+from rlgen.evaluation.rows import requested_rows
 from rlgen.evaluation.tables import results_table
 from rlgen.runs import Run, open_run, write_atomic
 from rlgen.tasks import Task, get_task
@@ -214,22 +221,28 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # 1. Held-out rows that no compared run has used
     task = get_task(data.task, data.task_source) if data.task else None
-    source = data.eval_dataset_name or data.dataset_name
-    split = data.dataset_train_split if not data.eval_dataset_name else "train"
-    most = min((limit for limit in (args.max_rows, data.max_eval_rows) if limit is not None), default=None)
-    rows, warnings = distinct_rows(heldout_rows(task, source, split=split, max_rows=most))
+    source, rows, warnings = requested_rows(data, task, args.max_rows)
     rows = as_messages(rows) if args.as_chat else rows
     checkpoints = open_checkpoints(named)
     encoder = open_checkpoints({"encoder": args.encoder})[0] if args.encoder else None
     few_shot = any(checkpoint.shots and checkpoint.shots.number for checkpoint in checkpoints)
     examples = load_rows(args.examples, columns=["prompt", "completion"]) if args.examples else None
-    capabilities = open_capabilities(args.also, most, as_chat=args.as_chat, few_shot=few_shot, examples=examples)
+    most = min((limit for limit in (args.max_rows, data.max_eval_rows) if limit is not None), default=None)
+    capabilities = open_capabilities(
+        args.also,
+        most,
+        max_new_tokens=args.max_new_tokens,
+        as_chat=args.as_chat,
+        few_shot=few_shot,
+        examples=examples,
+    )
     if examples is None and few_shot and task and not source:
         examples = task.split("sft")
     lineage = {checkpoint.name: checkpoint.runs for checkpoint in checkpoints}
     if args.reward_model:
         lineage["reward model"] = run_folders(args.reward_model)
-    used = lineage | {name: (folder,) for name, folder in curves.items()}
+    used = lineage | reward_runs([*(args.reward or ()), *(args.metrics or ())], args.reward_config)
+    used |= {name: (*used.get(name, ()), folder) for name, folder in curves.items()}
     overlap = check_unseen(rows, used)
     overlaps = {other.name: check_unseen(other.rows, used) for other in capabilities}
 
@@ -279,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results["capabilities"] = measure_others(args, capabilities, checkpoints, samplings, overlaps, run.path)
     results["judge"] = judge_pairs(asked, rows, results, max_rows=args.judge_rows) if asked else []
     results["verdict"] += [entry["sentence"] for entry in results["judge"]]
-    results["conditions"] = judge(conditions, results)
+    results["conditions"] = judge_conditions(conditions, results)
     results |= {"heldout_check": overlap, "config": resolved_config(args, data), "versions": run.record["versions"]}
 
     # 4. Report

@@ -21,12 +21,12 @@ from rich.console import Console
 
 from recipes import ppo
 from rlgen.config import TaskArguments, parse_arguments, recipe, resolved_config
-from rlgen.evaluation.checkpoints import check_unseen, open_checkpoints, run_folders
+from rlgen.evaluation.checkpoints import check_unseen, open_checkpoints, refuse_examples, reward_runs
 from rlgen.evaluation.generations import Sampling, Steps
 from rlgen.evaluation.overoptimization import gain_curves, summarize
 from rlgen.evaluation.overoptimization_chart import overoptimization_chart
 from rlgen.evaluation.policy_samples import draw_samples, run_checkpoints, score_samples
-from rlgen.evaluation.rows import distinct_rows, heldout_rows
+from rlgen.evaluation.rows import requested_rows
 from rlgen.evaluation.tables import overoptimization_table
 from rlgen.pipeline import flags
 from rlgen.rewards import check_rewards, load_rewards
@@ -94,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     task = get_task(data.task, data.task_source) if data.task else None
     proxy, proxy_weights = load_rewards(args.proxy, args.proxy_weights, task)
-    source = data.eval_dataset_name or data.dataset_name
-    gold, gold_weights = load_rewards(args.gold, args.gold_weights, task, own_rows=bool(source))
+    own_rows = bool(data.eval_dataset_name or data.dataset_name)
+    gold, gold_weights = load_rewards(args.gold, args.gold_weights, task, own_rows=own_rows)
 
     run = None
     if os.environ.get("RANK", "0") == "0":
@@ -116,17 +116,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         return  # one process of a launched group does the rest
 
     # 2. Held-out rows that neither the run nor the proxy has used
-    rows, warnings = distinct_rows(heldout_rows(task, source, max_rows=args.max_rows))
+    _, rows, warnings = requested_rows(data, task, args.max_rows)
     check_rewards([*proxy, *gold], rows)
     named = {START: args.start} | (run_checkpoints(ppo_run, args.max_checkpoints) if ppo_run else {})
     start, *checkpoints = open_checkpoints(named)
+    refuse_examples([start, *checkpoints])
     lineage = {checkpoint.name: checkpoint.runs for checkpoint in (start, *checkpoints)}
-    lineage |= {name: run_folders(name) for name in args.proxy if os.path.isdir(name)}
+    lineage |= reward_runs([*args.proxy, *(args.gold or ())])
     overlap = check_unseen(rows, lineage)
     run.record_data("heldout", rows)
 
     # 3. Samples, their KL, their rewards
-    length = args.max_new_tokens or (task.max_completion_tokens if task and not source else 64)
+    length = args.max_new_tokens or (task.max_completion_tokens if task and not own_rows else 64)
     work = len(rows) * (args.best_of + 3 * args.num_samples * len(checkpoints))
     samples = draw_samples(
         start,

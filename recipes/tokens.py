@@ -18,8 +18,8 @@ from typing import Any
 
 from rlgen.config import TaskArguments, parse_arguments, recipe, resolved_config
 from rlgen.errors import ConfigError
-from rlgen.evaluation.checkpoints import open_checkpoints, parse_named
-from rlgen.evaluation.rows import distinct_rows, heldout_rows
+from rlgen.evaluation.checkpoints import open_checkpoints, parse_named, refuse_examples
+from rlgen.evaluation.rows import requested_rows
 from rlgen.evaluation.tokens import shaping_of, token_view, write_tokens
 from rlgen.models import resolve_model
 from rlgen.rewards import explainable_rewards
@@ -80,21 +80,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # 1. Rows, checkpoints, critic, rewards
     task = get_task(data.task, data.task_source) if data.task else None
-    source = data.eval_dataset_name or data.dataset_name
-    split = data.dataset_train_split if not data.eval_dataset_name else "train"
-    rows, _ = distinct_rows(heldout_rows(task, source, split=split, max_rows=args.rows))
+    source, rows, _ = requested_rows(data, task, args.rows)
     checkpoints = open_checkpoints(named)
+    refuse_examples(checkpoints)
     critic = args.critic
     if critic == "auto":
         beside = Path(resolve_model(named[author])) / "critic"
         critic = str(beside) if (beside / "config.json").is_file() else None
-    judge = None
+    reward_of = None
     if (task is not None and not source) or args.reward or args.reward_config:
         composite = explainable_rewards(
             args.reward, args.reward_weights, task, own_rows=bool(source), config=args.reward_config
         )
 
-        def judge(
+        def reward_of(
             prompts: Sequence[Any], texts: Sequence[str], columns: Mapping[str, list[Any]]
         ) -> list[float | None]:
             answers = [
@@ -114,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_new_tokens=args.max_new_tokens or (task.max_completion_tokens if task and not source else 64),
         shaping=next((shaping_of(checkpoint) for checkpoint in checkpoints if checkpoint.name == author), None),
         critic=critic,
-        judge=judge,
+        reward_of=reward_of,
     )
 
     # 3. Write

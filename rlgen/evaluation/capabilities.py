@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,20 +11,21 @@ from typing import Any
 from datasets import Dataset
 
 from rlgen.errors import ConfigError
-from rlgen.evaluation.checkpoints import Checkpoint
+from rlgen.evaluation.checkpoints import NAME, Checkpoint
 from rlgen.evaluation.compare import compare
 from rlgen.evaluation.generations import Sampling
+from rlgen.evaluation.ifeval import MAX_NEW_TOKENS as IFEVAL_TOKENS
+from rlgen.evaluation.ifeval import NAME as IFEVAL
 from rlgen.evaluation.ifeval import as_messages
 from rlgen.evaluation.measures import Measure, choose_measures
-from rlgen.evaluation.results import find_comparison, main_pairs, number, primary_measure, title
+from rlgen.evaluation.results import direction, find_comparison, main_pairs, number, primary_measure, title
 from rlgen.evaluation.rows import distinct_rows, heldout_rows
 from rlgen.evaluation.statistics import TIE
 from rlgen.tasks import get_task, task_names
 
 MARGIN = 0.02  # a loss up to this, in the measure's own unit, does not matter
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 # What the comparison as a whole says already.
-_SHARED = ("schema_version", "verdict", "task", "checkpoints", "sampling", "kl_reference", "pareto")
+_SHARED = ("schema_version", "verdict", "task", "checkpoints", "kl_reference", "pareto")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Capability:
         source: Task name, task file, or file, folder or hub id of own rows.
         rows: Its held-out rows.
         measures: What is measured; the verdict is about the first reward, else the first metric.
-        max_new_tokens: Length limit of the task; None for own rows.
+        max_new_tokens: Length limit of an answer.
         warnings: What weakens the comparison.
         examples: Rows that few-shot checkpoints take their examples from.
     """
@@ -46,7 +46,7 @@ class Capability:
     source: str
     rows: Dataset
     measures: Sequence[Measure]
-    max_new_tokens: int | None
+    max_new_tokens: int
     warnings: Sequence[str]
     examples: Dataset | None = None
 
@@ -55,6 +55,7 @@ def open_capabilities(
     entries: Sequence[str],
     max_rows: int | None,
     *,
+    max_new_tokens: int | None = None,
     as_chat: bool = False,
     few_shot: bool = False,
     examples: Dataset | None = None,
@@ -64,6 +65,7 @@ def open_capabilities(
     Args:
         entries: As given. A task has its own rewards and metrics; own rows have those after the `@`, or ROUGE-L.
         max_rows: Take at most so many rows of each; None for all.
+        max_new_tokens: Length limit of all answers; None for each task's own, 512 for IFEval, 64 for own rows.
         as_chat: Turn plain prompts into messages of a user.
         few_shot: A checkpoint wants examples. Those of a task are its `sft` rows.
         examples: Rows with `prompt` and `completion` to take those of own rows from.
@@ -75,7 +77,7 @@ def open_capabilities(
     """
     opened: list[Capability] = []
     for entry in entries:
-        capability = _open(entry, max_rows, as_chat)
+        capability = _open(entry, max_rows, max_new_tokens, as_chat)
         if capability.name in [other.name for other in opened]:
             raise ConfigError(f"--also: the name '{capability.name}' is given twice; rename one")
         if few_shot:
@@ -96,14 +98,14 @@ def _names_task(source: str) -> bool:
     return source in task_names() or (source.endswith((".py", ".yaml", ".yml")) and Path(source).is_file())
 
 
-def _open(entry: str, max_rows: int | None, as_chat: bool) -> Capability:
+def _open(entry: str, max_rows: int | None, max_new_tokens: int | None, as_chat: bool) -> Capability:
     place, at, listed = entry.partition("@")
     name, equals, source = place.partition("=")
     source = source if equals else name
     metrics = [metric for metric in listed.split(",") if metric]
     if not source or (at and not metrics):
         raise ConfigError(f"--also {entry}: write it as TASK, NAME=TASK or NAME=ROWS@METRIC,METRIC")
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise ConfigError(f"--also {entry}: the name '{name}' may hold letters, digits and . _ + - only")
     of_task = _names_task(source)
     task = get_task(source) if of_task else None
@@ -124,8 +126,8 @@ def _open(entry: str, max_rows: int | None, as_chat: bool) -> Capability:
             f"--also {entry}: nothing says which answers are better; give the rows a 'reference', or name a metric: "
             f"{name}={source}@exact_match"
         )
-    limit = task.max_completion_tokens if task else None
-    return Capability(name, source, rows, measures, limit, [f"{name}: {warning}" for warning in warnings])
+    own = task.max_completion_tokens if task else IFEVAL_TOKENS if source == IFEVAL else 64
+    return Capability(name, source, rows, measures, max_new_tokens or own, warnings)
 
 
 def measure_capability(
@@ -154,11 +156,10 @@ def measure_capability(
     Returns:
         One entry of `capabilities` in results.json.
     """
-    limit = capability.max_new_tokens
     results = compare(
         checkpoints,
         capability.rows,
-        [replace(plan, max_new_tokens=limit) if limit else plan for plan in samplings],
+        [replace(plan, max_new_tokens=capability.max_new_tokens) for plan in samplings],
         capability.measures,
         folder=folder / "also" / capability.name,
         task=capability.source,
@@ -197,7 +198,7 @@ def capability_verdicts(name: str, results: Mapping[str, Any], margin: float) ->
     measure = primary_measure(results)
     if measure is None:
         return []
-    lower = next(m["higher_is_better"] for m in results["measures"] if m["name"] == measure) is False
+    lower = direction(results, measure) is False
     verdicts = []
     for plan in (sampling["name"] for sampling in results["sampling"]):
         for a, b in main_pairs([checkpoint["name"] for checkpoint in results["checkpoints"]]):

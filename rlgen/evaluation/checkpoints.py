@@ -18,6 +18,7 @@ from rlgen.data import row_hash
 from rlgen.errors import ConfigError, DataError, ModelError
 from rlgen.evaluation.remote import is_remote, parse_remote
 from rlgen.models import adapter_base, is_adapter, resolve_model
+from rlgen.rewards.spec import parse_spec, read_spec
 from rlgen.templates import Shots, split_shots
 
 # What decides a model's output. Nothing else in a run folder (logs, optimizer, critic) does.
@@ -33,7 +34,7 @@ _MODEL_FILES = (
     "added_tokens.json",
     "chat_template.*",
 )
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def parse_named(entries: Sequence[str], flag: str) -> dict[str, str]:
         name, equals, path = entry.partition("=")
         if not equals or not name or not path:
             raise ConfigError(f"{flag} {entry}: write it as NAME=PATH, e.g. sft=runs/sft")
-        if not _NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise ConfigError(f"{flag} {entry}: the name '{name}' may hold letters, digits and . _ + - only")
         if name in named:
             raise ConfigError(f"{flag}: the name '{name}' is given twice ({named[name]} and {path}); rename one")
@@ -201,6 +202,31 @@ def run_folders(path: str) -> tuple[str, ...]:
     """Run folders that a model came from: its own and, for an adapter, its base's; empty for a hub model."""
     folder = Path(resolve_model(path))
     return tuple(run for run in _lineage(folder) if (Path(run) / "run.json").is_file()) if folder.is_dir() else ()
+
+
+def reward_runs(names: Sequence[str], config: str | None = None) -> dict[str, tuple[str, ...]]:
+    """Run folders of the trained reward models among some rewards.
+
+    Args:
+        names: of rewards, as `--reward` takes them.
+        config: a composition, as `--reward_config` takes it.
+    """
+    parts = parse_spec(read_spec(config), config) if config else ()
+    named = [*names, *(member.reward for part in parts for member in part.members)]
+    return {name: run_folders(name) for name in named if Path(name).expanduser().is_dir()}
+
+
+def refuse_examples(checkpoints: Sequence[Checkpoint]) -> None:
+    """Refuse few-shot checkpoints, for recipes that ask every model the bare prompt.
+
+    Raises:
+        ConfigError: One is given as PATH@4shot or the like.
+    """
+    for checkpoint in checkpoints:
+        if checkpoint.shots is not None:
+            raise ConfigError(
+                f"checkpoint {checkpoint.name}: examples (@...shot) are for rlgen compare; leave them out"
+            )
 
 
 def _local_folder(path: str) -> Path:

@@ -112,7 +112,7 @@ def compare(
     )
     warnings = [*warnings, *weaknesses(setup, allow_different=allow_different_prompts)]
     for warning in warnings:
-        logger.warning(warning)
+        logger.warning(f"{task}: {warning}" if task else warning)
 
     steps = Steps(_work(setup, measures))
     answers, ratios, likelihoods = _generate(setup, steps)

@@ -98,7 +98,7 @@ def check_conditions(
                 raise ConfigError(f"--fail_if '{condition.text}': unknown {what} {name}: {hint}")
 
 
-def judge(conditions: Sequence[Condition], results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def judge_conditions(conditions: Sequence[Condition], results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Find out which conditions hold.
 
     Args:
@@ -112,8 +112,8 @@ def judge(conditions: Sequence[Condition], results: Mapping[str, Any]) -> list[d
 
 
 def _judged(condition: Condition, results: Mapping[str, Any]) -> dict[str, Any]:
-    capability, _, measure = condition.measure.partition("/")
-    where = next((c for c in results.get("capabilities", ()) if c["name"] == capability), results)
+    capability, slash, measure = condition.measure.partition("/")
+    where = next((c for c in results.get("capabilities", ()) if slash and c["name"] == capability), results)
     name = measure if where is not results else condition.measure
     plan = condition.plan or results["sampling"][0]["name"]
     paired = find_comparison({"comparisons": where["comparisons"]}, condition.a, condition.b, name, plan)

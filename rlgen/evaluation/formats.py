@@ -1,4 +1,4 @@
-"""How a comparison's numbers are written, and which of its measures come first."""
+"""How a comparison's numbers and pages are written, and which of its measures come first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rlgen.evaluation.results import primary_measure
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from rlgen.evaluation.results import primary_measure, title
+
+
+def template(name: str) -> Template:
+    """A page to fill in; everything that a model or a user wrote is escaped."""
+    environment = Environment(
+        loader=PackageLoader("rlgen.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters.update(
+        signed=signed, plain=plain, percent=percent, pretty=pretty, probability=probability, title=title
+    )
+    return environment.get_template(name)
 
 
 def key_measures(results: Mapping[str, Any]) -> list[str]:

@@ -88,10 +88,7 @@ class Store:
                 break
             try:
                 chunks = json.loads(line)
-                # One chunk a line is what earlier versions wrote.
-                self._chunks.update(
-                    {chunk["key"]: chunk for chunk in (chunks if isinstance(chunks, list) else [chunks])}
-                )
+                self._chunks.update({chunk["key"]: chunk for chunk in chunks})
             except (ValueError, KeyError, TypeError):
                 break
             end += len(line)

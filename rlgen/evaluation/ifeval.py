@@ -14,6 +14,7 @@ from rlgen.errors import ConfigError
 from rlgen.tasks.instructions import IFEVAL, IFEVAL_PROMPTS
 from rlgen.wheels import package_files
 
+MAX_NEW_TOKENS = 512  # many of its prompts ask for several hundred words
 NAME = "ifeval"  # of the metrics, and of the published prompts as a data set
 
 PROMPTS = dataclasses.replace(IFEVAL, otherwise="give your own copy with --dataset_name FILE")

@@ -14,7 +14,7 @@ from scipy import stats
 from rlgen.errors import ConfigError, ModelError, RewardError
 from rlgen.evaluation.remote import parse_remote
 from rlgen.evaluation.results import main_pairs, number, title
-from rlgen.evaluation.statistics import CONFIDENCE, bootstrap_mean
+from rlgen.evaluation.statistics import CONFIDENCE, win_share
 from rlgen.evaluation.winrates import length_controlled
 from rlgen.rewards.judge import OUTCOME_SCORES, Judge, Verdict, outcome
 from rlgen.runs import report_progress
@@ -119,12 +119,7 @@ def _entry(
     known = ~np.isnan(won)
     wins, losses = outcomes.count("win"), outcomes.count("loss")
     controlled = length_controlled(won[known], longer[known])
-    estimate = bootstrap_mean(won)
-    low, high = estimate.low, estimate.high
-    if low == high and not outcomes.count("tie"):
-        # Nothing but wins, or losses: resampling shows no doubt where there is some.
-        exact = stats.binomtest(wins, wins + losses).proportion_ci(CONFIDENCE)
-        low, high = float(exact.low), float(exact.high)
+    estimate = win_share(won)
     entry: dict[str, Any] = {
         "a": a,
         "b": b,
@@ -137,8 +132,8 @@ def _entry(
         "unread": outcomes.count(None),
         "disagreements": sum(both in (("a", "a"), ("b", "b")) for both in said),
         "win_rate": number(estimate.mean),
-        "ci_low": number(low),
-        "ci_high": number(high),
+        "ci_low": number(estimate.low),
+        "ci_high": number(estimate.high),
         "p_value": number(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else None,
         "length_controlled_win_rate": number(controlled.rate),
         "length_controlled_ci_low": number(controlled.low),
@@ -152,7 +147,9 @@ def _sentence(entry: Mapping[str, Any]) -> str:
     start = f"The judge {entry['model']} on {title(entry['b'])} against {title(entry['a'])} ({entry['sampling']})"
     if not entry["n"] or entry["ci_low"] is None:
         return f"{start}: too few verdicts to say anything ({entry['unread']} could not be read or were not made)."
-    shown = (entry["ci_low"] > 0.5 or entry["ci_high"] < 0.5) and (entry["p_value"] or 1.0) < 1 - CONFIDENCE
+    shown = (entry["ci_low"] > 0.5 or entry["ci_high"] < 0.5) and (
+        entry["p_value"] is not None and entry["p_value"] < 1 - CONFIDENCE
+    )
     favored = title(entry["b"] if entry["win_rate"] > 0.5 else entry["a"])
     claim = f"prefers {favored}" if shown else "no preference shown"
     unread = f"; {entry['unread']} prompts without a verdict" if entry["unread"] else ""

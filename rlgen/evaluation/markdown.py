@@ -63,7 +63,7 @@ def _differences(results: Mapping[str, Any], names: Sequence[str], plan: str) ->
             sign = 1 if row["a"] == a else -1
             ends = [row["ci_low"], row["ci_high"]]
             low, high = ends if sign == 1 or None in ends else (-ends[1], -ends[0])
-            p_value = row.get("p_holm")
+            p_value = row["p_holm"]
             rows.append(
                 [
                     f"{b} − {a}",
@@ -78,7 +78,7 @@ def _differences(results: Mapping[str, Any], names: Sequence[str], plan: str) ->
 
 
 def _win_rates(results: Mapping[str, Any], names: Sequence[str], plan: str) -> str:
-    found = {(row["a"], row["b"]): row for row in results.get("win_rates", ()) if row["sampling"] == plan}
+    found = {(row["a"], row["b"]): row for row in results["win_rates"] if row["sampling"] == plan}
     if not found:
         return ""
     rows = []

@@ -229,8 +229,10 @@ def advice(fit: Fit, largest_kl: float) -> tuple[str, str]:
         largest_kl: up to where the curve was seen.
 
     Returns:
-        "peak", "unsure" or "none", and a sentence.
+        "peak", "unsure", "none" or "falls", and a sentence.
     """
+    if fit.gain(np.linspace(0, largest_kl, 200)).max() <= 0:
+        return "falls", "the gold reward falls from the start: do not optimize this proxy"
     low, high = fit.peak_interval
     percent = f"{CONFIDENCE:.0%}"
     if fit.peak_kl < largest_kl and fit.inside >= SURE:

@@ -127,7 +127,7 @@ def front_plot(results: Mapping[str, Any], names: Sequence[str]) -> dict[str, An
         return None
     on_front = [
         row
-        for row in results.get("pareto", ())
+        for row in results["pareto"]
         if row["on_front"] and (row["sampling"], row["measure"]) == (plans[0], measure)
     ]
     spoken = "; ".join(f"{p.name} {measure} {p.y[0]:.3f} at a KL of {p.x[0]:.3g} nats" for p in points if p.name)

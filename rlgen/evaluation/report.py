@@ -6,15 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from rlgen.evaluation.charts import COLOURS
 from rlgen.evaluation.curves import Panel, run_curves
-from rlgen.evaluation.formats import key_measures, percent, plain, pretty, probability, signed
+from rlgen.evaluation.formats import key_measures, template
 from rlgen.evaluation.plots import curve_plots, distribution_plots, front_plot, interval_plots
-from rlgen.evaluation.results import find_comparison, main_pairs, primary_measure, title
+from rlgen.evaluation.results import direction, find_comparison, main_methods, main_pairs, primary_measure, title
 from rlgen.evaluation.samples import sample_data, script_data
-from rlgen.evaluation.statistics import TIE
 from rlgen.runs import write_atomic
 
 # Parts of results.json that stand at the end of the report, by heading.
@@ -26,7 +23,7 @@ _REPRODUCTION = {
 }
 
 SENTENCES = 6  # of the verdict that are not folded away
-MAX_PAIRS = 8  # rows of an interval plot; the table of all comparisons holds the rest
+MAX_PAIRS = 8  # rows of a plot; the tables hold all
 
 
 def write_report(folder: str | Path, results: Mapping[str, Any], runs: Mapping[str, str] | None = None) -> Path:
@@ -48,15 +45,10 @@ def write_report(folder: str | Path, results: Mapping[str, Any], runs: Mapping[s
 
 def render_report(results: Mapping[str, Any], panels: Sequence[Panel] = ()) -> str:
     """The page as text; everything that a model or a user wrote is escaped."""
-    environment = Environment(
-        loader=PackageLoader("rlgen.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters.update(
-        signed=signed, plain=plain, percent=percent, pretty=pretty, probability=probability, title=title
-    )
     names = [checkpoint["name"] for checkpoint in results["checkpoints"]]
-    pairs = main_pairs(names)[:MAX_PAIRS] if len(names) > 1 else []
-    return environment.get_template("report.html.j2").render(
+    pairs = main_pairs(names) if len(names) > 1 else []
+    drawn = pairs[:MAX_PAIRS]
+    return template("report.html.j2").render(
         results=results,
         names=names,
         titles=[title(name) for name in names],
@@ -65,12 +57,12 @@ def render_report(results: Mapping[str, Any], panels: Sequence[Panel] = ()) -> s
         primary=primary_measure(results),
         shown_sentences=SENTENCES,
         verdict=[_verdict(sentence) for sentence in results["verdict"]],
-        tested=any("p_holm" in row for row in results["comparisons"]),
         differences=_differences(results, pairs),
         methods=_methods(results),
         win_rates=_win_rates(results, pairs),
-        intervals=interval_plots(results, pairs, names),
-        distributions=distribution_plots(results, pairs, names),
+        intervals=interval_plots(results, drawn, names),
+        distributions=distribution_plots(results, drawn, names),
+        undrawn=len(pairs) - len(drawn),
         front=front_plot(results, names),
         curves=curve_plots(panels, names),
         reproduction={heading: results[key] for heading, key in _REPRODUCTION.items() if results.get(key)},
@@ -118,41 +110,31 @@ def _differences(results: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -
 
 def _effect(row: Mapping[str, Any], a: str) -> float | None:
     """Effect size of a comparison read from `a`, whichever way round results.json has it."""
-    size = row.get("effect_size")
+    size = row["effect_size"]
     return size if size is None or row["a"] == a else -size
 
 
 def _methods(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Differences between ways of training, the main pairs on the key measures."""
-    rows = results.get("methods") or []
-    wanted = main_pairs(list(dict.fromkeys(name for row in rows for name in (row["a"], row["b"])))) if rows else []
-    found = []
-    for a, b in wanted:
-        for row in rows:
-            if {row["a"], row["b"]} != {a, b} or row["measure"] not in key_measures(results):
-                continue
-            if row["ci_low"] is None:
-                continue
-            sign = 1 if row["a"] == a else -1
-            difference = sign * row["difference"]
-            low, high = sorted((sign * row["ci_low"], sign * row["ci_high"]))
-            tone = _tone(results, row["measure"], difference, low > TIE or high < -TIE)
-            found.append({**row, "a": a, "b": b, "difference": difference, "low": low, "high": high, "tone": tone})
-    return found
+    return [
+        row | {"tone": _tone(results, row["measure"], row["difference"], row["shown"])}
+        for row in main_methods(results)
+        if row["measure"] in key_measures(results)
+    ]
 
 
 def _win_rates(results: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> list[Mapping[str, Any]]:
     """Win rates with and without the influence of length, of the main pairs in the direction of results.json."""
     wanted = [frozenset(pair) for pair in pairs]
-    rows = [row for row in results.get("win_rates", ()) if frozenset((row["a"], row["b"])) in wanted]
+    rows = [row for row in results["win_rates"] if frozenset((row["a"], row["b"])) in wanted]
     return sorted(rows, key=lambda row: wanted.index(frozenset((row["a"], row["b"]))))
 
 
 def _tone(results: Mapping[str, Any], measure: str, difference: float, shown: bool) -> str:
     """Whether a difference is shown and good, shown and bad, shown without direction, or not shown."""
-    direction = next(entry["higher_is_better"] for entry in results["measures"] if entry["name"] == measure)
     if not shown:
         return "none"
-    if direction is None:
+    up = direction(results, measure)
+    if up is None:
         return "shown"
-    return "better" if (difference > 0) == direction else "worse"
+    return "better" if (difference > 0) == up else "worse"

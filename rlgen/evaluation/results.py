@@ -71,10 +71,11 @@ def compare_methods(scores: AllScores, measures: Sequence[Measure]) -> list[dict
         methods = seeds_of(list(by_checkpoint))
         for a, b in itertools.combinations(methods, 2):
             counts = {len(methods[a]), len(methods[b])}
-            if counts == {1} or (1 not in counts and list(methods[a]) != list(methods[b])):
+            if counts == {1} or (1 not in counts and methods[a].keys() != methods[b].keys()):
                 continue
+            chosen = {m: [methods[m][seed] for seed in sorted(methods[m])] for m in (a, b)}
             for measure in measures:
-                one, other = (np.array([means[c][measure.name] for c in methods[m].values()]) for m in (a, b))
+                one, other = (np.array([means[c][measure.name] for c in chosen[m]]) for m in (a, b))
                 estimate = across_seeds(other - one)
                 rows.append(
                     {
@@ -136,6 +137,12 @@ def primary_measure(results: Mapping[str, Any]) -> str | None:
     return None
 
 
+def direction(results: Mapping[str, Any], measure: str) -> bool | None:
+    """Whether higher is better on a measure; None where neither is."""
+    better: bool | None = next(m["higher_is_better"] for m in results["measures"] if m["name"] == measure)
+    return better
+
+
 def main_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     """The comparisons that matter: PPO against SFT first, DPO against SFT, SFT against base, PPO against DPO.
 
@@ -151,7 +158,7 @@ def main_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
         if stages.get(a) == first and stages.get(b) == second and not _of_other_seeds(a, b, names)
     ]
     covered = {name for pair in pairs for name in pair}
-    pairs += [(names[0], name) for name in names[1:] if name not in covered]
+    pairs += [(names[0], name) for name in names[1:] if not {names[0], name} <= covered]
     return pairs
 
 
@@ -168,12 +175,28 @@ def find_comparison(results: Mapping[str, Any], a: str, b: str, measure: str, sa
         if row["measure"] != measure or row["sampling"] != sampling or {row["a"], row["b"]} != {a, b}:
             continue
         numbers = [
-            math.nan if row.get(key) is None else row[key]  # older files have no p_value
+            math.nan if row[key] is None else row[key]
             for key in ("mean_a", "mean_b", "difference", "ci_low", "ci_high", "win_rate", "tie_rate", "p_value")
         ]
         paired = Paired(row["n"], *numbers)
         return paired if row["a"] == a else paired.flipped()
     raise KeyError(f"no comparison of {a} and {b} on {measure} ({sampling})")
+
+
+def main_methods(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The entries of `methods` of the main pairs, turned in their direction, and whether a difference is `shown`."""
+    rows = results["methods"]
+    names = list(dict.fromkeys(name for row in rows for name in (row["a"], row["b"])))
+    found = []
+    for a, b in main_pairs(names) if names else ():
+        for row in rows:
+            if {row["a"], row["b"]} != {a, b} or row["ci_low"] is None:
+                continue
+            sign = 1 if row["a"] == a else -1
+            low, high = sorted((sign * row["ci_low"], sign * row["ci_high"]))
+            turned = {"a": a, "b": b, "difference": sign * row["difference"], "ci_low": low, "ci_high": high}
+            found.append({**row, **turned, "shown": low > TIE or high < -TIE})
+    return found
 
 
 def number(value: float) -> float | None:
@@ -260,24 +283,15 @@ def _power(results: Mapping[str, Any], a: str, b: str, measure: str, plan: str) 
 
 def _methods(results: Mapping[str, Any], measure: str, plan: str) -> list[str]:
     """One sentence for each main pair of methods that several seeds speak for."""
-    found = {(row["a"], row["b"]): row for row in results.get("methods", ()) if row["measure"] == measure}
-    rows = [row for row in results.get("methods", ()) if (row["measure"], row["sampling"]) == (measure, plan)]
-    if not rows:
-        return []
-    names = list(dict.fromkeys(name for pair in found for name in pair))
     sentences = []
-    for a, b in main_pairs(names):
-        row = next((row for row in rows if {row["a"], row["b"]} == {a, b}), None)
-        if row is None or row["ci_low"] is None:
+    for row in main_methods(results):
+        if (row["measure"], row["sampling"]) != (measure, plan):
             continue
-        sign = 1 if row["a"] == a else -1
-        low, high = sorted((sign * row["ci_low"], sign * row["ci_high"]))
-        difference = sign * row["difference"]
-        claim = "no difference is shown" if low <= TIE and high >= -TIE else "gains" if difference > 0 else "loses"
+        claim = "no difference is shown" if not row["shown"] else "gains" if row["difference"] > 0 else "loses"
         sentences.append(
-            f"{title(b)} over {title(a)} as methods, {row['seeds']} seeds, {measure} ({plan}): {claim}, "
-            f"{difference:+.3f} (95% interval {low:+.3f} to {high:+.3f}, deviation between seeds "
-            f"{row['between_seeds']:.3f})."
+            f"{title(row['b'])} over {title(row['a'])} as methods, {row['seeds']} seeds, {measure} ({plan}): {claim}, "
+            f"{row['difference']:+.3f} (95% interval {row['ci_low']:+.3f} to {row['ci_high']:+.3f}, deviation between "
+            f"seeds {row['between_seeds']:.3f})."
         )
     return sentences
 

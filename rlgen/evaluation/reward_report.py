@@ -4,10 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from rlgen.evaluation import charts
-from rlgen.evaluation.formats import plain, signed
+from rlgen.evaluation.formats import plain, template
 from rlgen.runs import write_atomic
 
 _SLICES = {"by_source": "source", "by_domain": "domain", "by_length_gap": "length of the chosen text"}
@@ -32,15 +30,11 @@ def write_reward_report(folder: str | Path, evaluation: Mapping[str, Any], *, na
 
 def render_reward_report(evaluation: Mapping[str, Any], *, name: str, pairs: str) -> str:
     """The page as text; everything that a model or a user wrote is escaped."""
-    environment = Environment(
-        loader=PackageLoader("rlgen.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters.update(signed=signed, plain=plain)
     bins = [
         (entry["confidence"], entry["accuracy"], entry["ci_low"], entry["ci_high"])
         for entry in evaluation["calibration"]["bins"]
     ]
-    return environment.get_template("reward_report.html.j2").render(
+    return template("reward_report.html.j2").render(
         name=name,
         pairs=pairs,
         evaluation=evaluation,

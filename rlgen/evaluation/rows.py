@@ -5,12 +5,35 @@ from __future__ import annotations
 from datasets import Dataset
 
 from reward_models._text import completion_text
+from rlgen.config import TaskArguments
 from rlgen.data import load_rows, row_hashes
 from rlgen.errors import ConfigError, DataError
 from rlgen.evaluation.ifeval import NAME as IFEVAL
 from rlgen.evaluation.ifeval import ifeval_rows
 from rlgen.evaluation.results import FEW_PROMPTS
 from rlgen.tasks import Task
+
+
+def requested_rows(
+    data: TaskArguments, task: Task | None, max_rows: int | None
+) -> tuple[str | None, Dataset, list[str]]:
+    """The rows that a recipe's flags ask for.
+
+    Args:
+        data: Its flags; `eval_dataset_name` goes before `dataset_name`.
+        task: Whose held-out split is taken where they name no rows.
+        max_rows: Take at most this many; `data.max_eval_rows` may want fewer.
+
+    Returns:
+        Where own rows come from (None for the task's), the rows, and what weakens a comparison on them.
+
+    Raises:
+        ConfigError, DataError: As `heldout_rows` and `distinct_rows`.
+    """
+    source = data.eval_dataset_name or data.dataset_name
+    split = data.dataset_train_split if not data.eval_dataset_name else "train"
+    most = min((limit for limit in (max_rows, data.max_eval_rows) if limit is not None), default=None)
+    return source, *distinct_rows(heldout_rows(task, source, split=split, max_rows=most))
 
 
 def heldout_rows(

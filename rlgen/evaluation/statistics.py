@@ -134,6 +134,22 @@ def _expanded(confidence: float, size: int) -> float:
     return float(1 - 2 * stats.norm.cdf(-half_width))
 
 
+def win_share(won: np.ndarray) -> Estimate:
+    """Mean of wins (1), ties (0.5) and losses (0), with an interval.
+
+    It is `bootstrap_mean`, but where all win or all lose: resampling shows no doubt there, so that the interval is the
+    exact one of a share (Clopper & Pearson 1934).
+
+    Args:
+        won: One number per prompt, shape (prompts,); NaN entries are left out.
+    """
+    estimate = bootstrap_mean(won)
+    if estimate.low != estimate.high or estimate.mean not in (0.0, 1.0):
+        return estimate
+    exact = stats.binomtest(round(estimate.mean * estimate.n), estimate.n).proportion_ci(CONFIDENCE)
+    return Estimate(estimate.n, estimate.mean, float(exact.low), float(exact.high))
+
+
 def compare_paired(
     a: np.ndarray,
     b: np.ndarray,

@@ -11,6 +11,8 @@ from rich.text import Text
 from rlgen.evaluation.formats import key_measures, plain, signed
 from rlgen.evaluation.results import find_comparison, main_pairs
 
+MOST_PAIRS = 4  # columns that a terminal has room for
+
 
 def results_table(results: Mapping[str, Any]) -> Table:
     """Means per checkpoint and paired differences with 95% intervals, for the main sampling plan.
@@ -25,12 +27,15 @@ def results_table(results: Mapping[str, Any]) -> Table:
     table.add_column("measure")
     for name in names:
         table.add_column(Text(name), justify="right")
-    for a, b in pairs[:4]:
+    if len(pairs) > MOST_PAIRS:
+        table.caption = f"{len(pairs) - MOST_PAIRS} more pairs are in the report"
+        table.caption_justify = "left"
+    for a, b in pairs[:MOST_PAIRS]:
         table.add_column(Text(f"{b} - {a}"), justify="right")
     for measure in key_measures(results):
         cells = [Text(measure)]
         cells += [Text(plain(results["summary"][name][plan][measure]["mean"])) for name in names]
-        for a, b in pairs[:4]:
+        for a, b in pairs[:MOST_PAIRS]:
             paired = find_comparison(results, a, b, measure, plan)
             interval = f"\n[{signed(paired.low)}, {signed(paired.high)}]" if paired.n > 1 else ""
             cells.append(Text(signed(paired.difference) + interval, style="bold" if paired.shown else "dim"))

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import PreTrainedTokenizerBase
 
 from rlgen.data import prompt_text, row_hashes
 from rlgen.errors import ConfigError
 from rlgen.evaluation.checkpoints import Checkpoint
-from rlgen.evaluation.formats import plain, signed
+from rlgen.evaluation.formats import template
 from rlgen.evaluation.generations import loaded, read_tokenizers, vocabulary_hash
 from rlgen.evaluation.results import number
 from rlgen.generation import Completion, completion_logprobs, generate, render_prompts
@@ -28,8 +27,8 @@ from rlgen.runs import report_progress, write_atomic
 SCHEMA_VERSION = 1
 PUSHED = 3  # tokens that the page names in each direction
 
-# Rewards of answers: prompts, texts and further columns of the rows to one number or None each
-Judge = Callable[[Sequence[Any], Sequence[str], Mapping[str, list[Any]]], list[float | None]]
+# Rewards of answers: prompts, texts and further columns, the answers' tokens among them, to one number or None each
+RewardOf = Callable[[Sequence[Any], Sequence[str], Mapping[str, list[Any]]], list[float | None]]
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def token_view(
     max_new_tokens: int,
     shaping: Shaping | None = None,
     critic: str | Path | None = None,
-    judge: Judge | None = None,
+    reward_of: RewardOf | None = None,
 ) -> dict[str, Any]:
     """Let one checkpoint answer, greedily, and ask all of them what they think of each of its tokens.
 
@@ -78,7 +77,7 @@ def token_view(
         max_new_tokens: Length limit of an answer.
         shaping: Settings of the advantages; None for those of PPO.
         critic: Folder of the author's critic, for values; None for none.
-        judge: Rewards of the answers; with a critic they make advantages.
+        reward_of: Rewards of the answers; with a critic they make advantages.
 
     Returns:
         What tokens.json holds, see docs/results.md.
@@ -96,7 +95,10 @@ def token_view(
     answers, logprobs, values = _ask(by_name, tokenizers, prompts, author, max_new_tokens, critic)
     shaping = shaping or Shaping()
     columns = {name: list(rows[name]) for name in rows.column_names if name not in ("prompt", "completion")}
-    rewards = judge(prompts, [answer.text for answer in answers], columns) if judge else [None] * len(prompts)
+    columns |= {"completion_ids": [answer.token_ids for answer in answers]}
+    columns |= {"finished": [answer.finished for answer in answers]}
+    texts = [answer.text for answer in answers]
+    rewards = reward_of(prompts, texts, columns) if reward_of else [None] * len(prompts)
     return {
         "schema_version": SCHEMA_VERSION,
         "author": author,
@@ -214,10 +216,6 @@ def write_tokens(folder: str | Path, view: Mapping[str, Any]) -> Path:
 
 def render_tokens(view: Mapping[str, Any]) -> str:
     """The page as text; everything that a model or a user wrote is escaped."""
-    environment = Environment(
-        loader=PackageLoader("rlgen.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters.update(signed=signed, plain=plain)
     everything = [token for row in view["rows"] for token in row["tokens"]]
     shades = {
         "kl": f"what {view['author']} made likelier or unlikelier than {view['reference']} (KL contribution)",
@@ -226,7 +224,7 @@ def render_tokens(view: Mapping[str, Any]) -> str:
     }
     shades = {key: text for key, text in shades.items() if any(token[key] is not None for token in everything)}
     largest = {key: max((abs(token[key] or 0.0) for token in everything), default=0.0) or 1.0 for key in shades}
-    return environment.get_template("tokens.html.j2").render(
+    return template("tokens.html.j2").render(
         view=view,
         names=[checkpoint["name"] for checkpoint in view["checkpoints"]],
         shades=shades,
@@ -287,7 +285,7 @@ def _number(value: float | None) -> float | None:
 
 
 def _pushed(tokens: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """The tokens whose probability rose and fell most, as text with the factor."""
+    """The texts of the tokens whose probability rose and fell most."""
     ranked = sorted((token for token in tokens if token["kl"] is not None), key=lambda token: -token["kl"])
     return {
         "up": [token["text"] for token in ranked[:PUSHED] if token["kl"] > 0],

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from rlgen.evaluation.results import AllScores, number, primary_measure
-from rlgen.evaluation.statistics import CONFIDENCE, TIE, bootstrap_mean, prompt_means
+from rlgen.evaluation.results import AllScores, direction, number, primary_measure
+from rlgen.evaluation.statistics import CONFIDENCE, TIE, prompt_means, win_share
 
 # A coefficient beyond this (odds of 3,000 to 1) is one that the data do not bound.
 UNBOUNDED = 8.0
@@ -53,7 +53,7 @@ def win_rates(results: Mapping[str, Any], scores: AllScores, texts: Texts) -> li
     name = primary_measure(results)
     if name is None:
         return []
-    down = next(m["higher_is_better"] for m in results["measures"] if m["name"] == name) is False
+    down = direction(results, name) is False
     rows = []
     for plan, by_checkpoint in scores.items():
         means = {c: prompt_means(values[name]) * (-1 if down else 1) for c, values in by_checkpoint.items()}
@@ -64,7 +64,7 @@ def win_rates(results: Mapping[str, Any], scores: AllScores, texts: Texts) -> li
         for a, b in itertools.combinations(by_checkpoint, 2):
             won, longer = wins(means[a], means[b]), lengths[b] - lengths[a]
             known = ~np.isnan(won)
-            plain = bootstrap_mean(won)
+            plain = win_share(won)
             controlled = length_controlled(won[known], longer[known])
             rows.append(
                 {
@@ -146,7 +146,7 @@ def pareto(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     name, reference = primary_measure(results), results["kl_reference"]
     if name is None or reference is None:
         return []
-    sign = -1 if next(m["higher_is_better"] for m in results["measures"] if m["name"] == name) is False else 1
+    sign = -1 if direction(results, name) is False else 1
     rows = []
     for plan in (sampling["name"] for sampling in results["sampling"]):
         points: dict[str, tuple[float, float]] = {}

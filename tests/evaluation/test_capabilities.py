@@ -4,6 +4,7 @@ import pytest
 
 from rlgen.errors import ConfigError, DataError
 from rlgen.evaluation.capabilities import capability_verdicts, open_capabilities
+from rlgen.tasks import get_task
 
 
 @pytest.fixture
@@ -16,17 +17,19 @@ def qa(tmp_path):
 
 def test_own_rows_and_tasks_become_capabilities(qa):
     first, second = open_capabilities([f"qa={qa}@exact_match,log_perplexity", "docstring"], 11)
-    assert (first.name, len(first.rows), first.max_new_tokens) == ("qa", 11, None)
+    assert (first.name, len(first.rows), first.max_new_tokens) == ("qa", 11, 64)
     assert [m.name for m in first.measures] == ["exact_match", "log_perplexity", "length", "truncated"]
     assert (second.name, second.source) == ("docstring", "docstring")
-    assert second.max_new_tokens
+    assert second.max_new_tokens == get_task("docstring").max_completion_tokens
+    asked = open_capabilities([f"qa={qa}@exact_match", "docstring"], 11, max_new_tokens=9)
+    assert [capability.max_new_tokens for capability in asked] == [9, 9]
     assert second.measures[0].kind == "reward"
 
 
 def test_own_rows_are_measured_against_their_reference_by_default(qa):
     (found,) = open_capabilities([f"qa={qa}"], 3)
     assert found.measures[0].name == "rouge_l"
-    assert found.warnings == ["qa: only 3 held-out prompts: intervals are not to be trusted below 10"]
+    assert found.warnings == ["only 3 held-out prompts: intervals are not to be trusted below 10"]
 
 
 @pytest.mark.parametrize(

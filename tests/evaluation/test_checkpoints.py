@@ -6,7 +6,14 @@ from datasets import Dataset
 
 from rlgen.data import row_hashes
 from rlgen.errors import ConfigError, DataError, ModelError
-from rlgen.evaluation.checkpoints import check_same_prompts, check_unseen, open_checkpoints, parse_named
+from rlgen.evaluation.checkpoints import (
+    check_same_prompts,
+    check_unseen,
+    open_checkpoints,
+    parse_named,
+    refuse_examples,
+    reward_runs,
+)
 
 
 def make_model(folder: Path, weights: bytes = b"w") -> Path:
@@ -101,3 +108,20 @@ def test_held_out_rows_that_a_run_has_used_are_refused(tmp_path):
     (data / "rl.hashes").write_text("\n".join(hashes[:2]) + "\n")
     with pytest.raises(DataError, match=r"2 of 3 held-out prompts occur in the rl data of run .*sft"):
         check_unseen(rows, {"sft": (str(tmp_path / "sft"),)})
+
+
+def test_reward_models_are_found_wherever_they_are_named(tmp_path):
+    for name in ("first", "second"):
+        make_model(tmp_path / name)
+        (tmp_path / name / "run.json").write_text("{}")
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    mix = tmp_path / "mix.yaml"
+    mix.write_text(f"rewards: {{a: {{reward: {second}}}, b: {{reward: no_echo}}}}\n")
+    assert reward_runs(["grounding", first], str(mix)) == {first: (first,), second: (second,)}
+
+
+def test_recipes_that_ask_the_bare_prompt_refuse_examples(tmp_path):
+    path = make_model(tmp_path / "m")
+    refuse_examples(open_checkpoints({"plain": str(path)}))
+    with pytest.raises(ConfigError, match="checkpoint prompted: examples"):
+        refuse_examples(open_checkpoints({"prompted": f"{path}@4shot"}))

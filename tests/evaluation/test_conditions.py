@@ -1,7 +1,7 @@
 import pytest
 
 from rlgen.errors import ConfigError
-from rlgen.evaluation.conditions import Condition, check_conditions, judge, parse_conditions
+from rlgen.evaluation.conditions import Condition, check_conditions, judge_conditions, parse_conditions
 
 
 def test_conditions_are_read():
@@ -80,6 +80,7 @@ def row(measure, difference, low, high, n=20, a="sft", b="ppo"):
         ("ppo > sft on nothing", True),
         ("ppo < sft on qa/exact_match by > 0.2", True),
         ("ppo < sft on reward at greedy", True),
+        ("ppo < sft on toxicity", True),
     ],
 )
 def test_conditions_are_judged(text, failed):
@@ -88,11 +89,15 @@ def test_conditions_are_judged(text, failed):
         "comparisons": [
             row("reward", -0.1, -0.17, -0.03),
             row("chrf", -0.1, -0.25, 0.05),
+            row("toxicity", -0.1, -0.2, -0.05),
             row("nothing", None, None, None, n=0),
         ],
-        "capabilities": [{"name": "qa", "comparisons": [row("exact_match", -0.3, -0.4, -0.2)]}],
+        "capabilities": [
+            {"name": "qa", "comparisons": [row("exact_match", -0.3, -0.4, -0.2)]},
+            {"name": "toxicity", "comparisons": []},
+        ],
     }
-    (found,) = judge(parse_conditions([text]), results)
+    (found,) = judge_conditions(parse_conditions([text]), results)
     assert found["failed"] is failed
     assert found["condition"] == text
     assert "cannot be judged" in found["reason"] if "nothing" in text else "20 prompts" in found["reason"]

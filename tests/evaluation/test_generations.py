@@ -118,15 +118,6 @@ def test_a_kill_in_mid_write_loses_one_chunk_of_all_plans_and_changes_nothing(tm
     assert [count for count, _ in calls] == [CHUNK, 5, 5, 5]
 
 
-def test_files_with_one_chunk_a_line_are_still_read(tmp_path, calls):
-    path = tmp_path / "x.jsonl"
-    whole = run(path, GREEDY, HOT)
-    chunks = [chunk for line in path.read_text().splitlines() for chunk in json.loads(line)]
-    path.write_text("".join(json.dumps(chunk) + "\n" for chunk in chunks))
-    assert run(path, GREEDY, HOT) == whole
-    assert len(calls) == 2
-
-
 def test_chunks_draw_with_seeds_of_their_own(tmp_path, calls):
     texts = [samples[0].text for samples in run(tmp_path / "x.jsonl")["T=1"].completions]
     assert texts[0].split(", ")[1] != texts[-1].split(", ")[1]

@@ -76,6 +76,13 @@ def test_wins_alone_leave_doubt(judged):
     assert "prefers PPO" in entry["sentence"]
 
 
+def test_the_surest_preference_is_one(judged):
+    count = 32  # so many that the rounded p-value is 0
+    (entry,) = judged({"sft": ["x"] * count, "ppo": ["xxx"] * count}, likes_longer)
+    assert entry["p_value"] == 0.0
+    assert "prefers PPO" in entry["sentence"]
+
+
 def test_equal_tastes_on_equal_texts_have_no_order(judged):
     texts = {"sft": ["a", "bb"], "ppo": ["bb", "a"]}
     forward = judged(texts, likes_longer)[0]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rlgen.errors import ConfigError, DataError
 from rlgen.evaluation.overoptimization import (
     Curve,
+    Fit,
     advice,
     best_of_n,
     best_of_n_curve,
@@ -156,6 +157,15 @@ def test_a_gold_reward_that_still_rises_has_no_peak():
         "kl": None,
         "sentence": "no peak within the range seen, KL up to 12: the gold reward does not fall there",
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "a", "b"), [("rl", -0.3, -0.1), ("best_of_n", -0.3, -0.02), ("best_of_n", -0.3, 0.1)]
+)
+def test_a_gold_reward_that_falls_from_the_start_says_so(kind, a, b):
+    state, sentence = advice(Fit(kind, a, b, peak_kl(kind, a, b)), 12.0)
+    assert state == "falls"
+    assert "do not optimize this proxy" in sentence
 
 
 def test_a_peak_that_noise_hides_is_not_claimed():

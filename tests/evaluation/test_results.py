@@ -80,6 +80,7 @@ def test_main_pairs_put_ppo_against_sft_first():
         ("sft-seed1", "ppo-seed3"),  # it has no partner of its own
     ]
     assert main_pairs(["old", "new", "newer"]) == [("old", "new"), ("old", "newer")]
+    assert main_pairs(["grpo-1", "sft", "ppo"]) == [("sft", "ppo"), ("grpo-1", "sft"), ("grpo-1", "ppo")]
     assert main_pairs(["ppo"]) == []
 
 
@@ -174,6 +175,9 @@ def test_methods_are_paired_by_seed_and_not_compared_where_seeds_differ():
     (row,) = compare_methods(fixed_scores(**values), [Measure("reward", "", "reward", True)])
     assert row["by_seed"] == pytest.approx([0.1, 0.1])
     assert row["between_seeds"] == pytest.approx(0, abs=1e-6)
+    backwards = {name: values[name] for name in ("sft-seed0", "sft-seed1", "ppo-seed1", "ppo-seed0")}
+    (same,) = compare_methods(fixed_scores(**backwards), [Measure("reward", "", "reward", True)])
+    assert same == row
     values["ppo-seed7"] = values.pop("ppo-seed1")
     assert compare_methods(fixed_scores(**values), [Measure("reward", "", "reward", True)]) == []
 

@@ -3,8 +3,9 @@ import json
 import pytest
 from datasets import Dataset
 
+from rlgen.config import TaskArguments
 from rlgen.errors import ConfigError, DataError
-from rlgen.evaluation.rows import distinct_rows, heldout_rows
+from rlgen.evaluation.rows import distinct_rows, heldout_rows, requested_rows
 
 
 def test_own_rows_get_their_reference_from_the_completion(tmp_path):
@@ -12,6 +13,15 @@ def test_own_rows_get_their_reference_from_the_completion(tmp_path):
     file.write_text(json.dumps({"prompt": "p", "completion": "c"}) + "\n")
     rows = heldout_rows(None, str(file))
     assert rows["reference"][0] == "c"
+
+
+def test_the_flags_of_all_recipes_mean_the_same(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"p{i}"}) + "\n" for i in range(30)))
+    source, rows, warnings = requested_rows(TaskArguments(dataset_name=str(file), max_eval_rows=12), None, 20)
+    assert (source, len(rows), warnings) == (str(file), 12, [])
+    other = TaskArguments(dataset_name="nowhere.jsonl", eval_dataset_name=str(file), dataset_train_split="test")
+    assert len(requested_rows(other, None, None)[1]) == 30
 
 
 def test_rows_must_come_from_somewhere():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlgen.evaluation.statistics import bootstrap_mean, compare_paired, prompt_means
+from rlgen.evaluation.statistics import bootstrap_mean, compare_paired, prompt_means, win_share
 
 scores = st.lists(st.floats(-10, 10), min_size=2, max_size=40)
 
@@ -83,6 +83,18 @@ def test_nothing_and_one_value_have_no_interval():
     one = bootstrap_mean(np.array([2.0, np.nan]))
     assert (one.n, one.mean) == (1, 2.0)
     assert math.isnan(one.low)
+
+
+def test_nothing_but_wins_leaves_doubt():
+    found = win_share(np.array([1.0] * 20 + [math.nan]))
+    assert (found.n, found.mean, found.high) == (20, 1.0, 1.0)
+    assert found.low == pytest.approx(0.025 ** (1 / 20))
+    assert win_share(np.zeros(20)).high == pytest.approx(1 - 0.025 ** (1 / 20))
+    ties = win_share(np.full(20, 0.5))
+    assert (ties.low, ties.high) == (0.5, 0.5)
+    mixed = np.array([1.0, 0.0, 0.5] * 10)
+    assert win_share(mixed) == bootstrap_mean(mixed)
+    assert math.isnan(win_share(np.ones(1)).low)
 
 
 def test_pairs_are_b_minus_a_over_prompts_that_both_have():

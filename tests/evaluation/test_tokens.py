@@ -44,6 +44,13 @@ def critic(tiny_llama, tmp_path_factory):
     return folder
 
 
+def two_rewards(prompts, texts, columns):
+    """A reward for the first answer and none for the second; sees what shipped rewards read."""
+    assert [len(ids) > 0 for ids in columns["completion_ids"]] == [True, True]
+    assert set(map(type, columns["finished"])) == {bool}
+    return [1.0, None]
+
+
 @pytest.fixture(scope="module")
 def view(checkpoints, critic):
     return token_view(
@@ -53,7 +60,7 @@ def view(checkpoints, critic):
         reference="sft",
         max_new_tokens=6,
         critic=critic,
-        judge=lambda prompts, texts, columns: [1.0, None],
+        reward_of=two_rewards,
     )
 
 

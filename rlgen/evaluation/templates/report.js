@@ -62,8 +62,8 @@
     const sign = data.measures[measure][2] ? 1 : -1;
     return sign * (mean(row.answers[chosen.b], measure) - mean(row.answers[chosen.a], measure));
   };
-  // How far the measures contradict each other: the smaller of the largest gain and the largest loss, in each
-  // measure's own standard deviations.
+  // How far the measures contradict each other: the smaller of the largest gain and the largest loss, each in
+  // root mean squares of the measure's gains.
   const disagreement = (kept, chosen) => {
     const scale = judged.map((measure) => {
       const gains = kept.map((row) => gain(row, chosen, measure)).filter((value) => !Number.isNaN(value));
