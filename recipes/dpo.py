@@ -85,11 +85,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Direct preference optimization on preference pairs.",
         argv=argv,
     )
-    check_tuning(model_args, "dpo", gradient_checkpointing=args.gradient_checkpointing)
+    check_tuning(
+        model_args,
+        "dpo",
+        gradient_checkpointing=args.gradient_checkpointing,
+        disable_dropout=args.disable_dropout,
+    )
     check_shared_reference(args, adapters=find_strategy(model_args.tuning).kind != "weights")
     check_family(model_args, "dpo", trust_remote_code=args.trust_remote_code, settings=args)
     if bool(args.pairs) == bool(data.dataset_name):
         raise ConfigError("give the pairs: either --pairs DIR/pairs of a reward run, or --dataset_name with own pairs")
+    if args.pairs and data.eval_dataset_name:
+        raise ConfigError("--pairs has held-out pairs of its own: leave --eval_dataset_name out")
     # Pairs need no task, but a misspelt one is a mistake.
     task = get_task(data.task, data.task_source) if data.task else None
     run = open_run(args.output_dir, stage="dpo", config=resolved_config(args, data, model_args))
@@ -110,7 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     run.record_data("preference", train)
     heldout = None
     if args.eval_strategy != "no" and held_source:
-        heldout = load_rows(held_source, columns=columns, max_rows=data.max_eval_rows or 64)
+        heldout = load_rows(
+            held_source, columns=columns, max_rows=max(data.max_eval_rows or 64, args.eval_generate_rows)
+        )
         check_disjoint({"training pairs": train, "held-out pairs": heldout})
         run.record_data("preference_heldout", heldout)
     else:
@@ -120,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.eval_generate_rows and heldout is not None:
         if args.pairs and task is not None:
             prompts = task.split("validation", args.eval_generate_rows)
+            run.record_data("validation", prompts)
         elif "reference" not in heldout.column_names:
             prompts = heldout.add_column("reference", [completion_text(chosen) for chosen in heldout["chosen"]])
         check_disjoint({"training pairs": train, "prompts to answer": prompts})

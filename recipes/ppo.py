@@ -104,7 +104,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="PPO with a learned critic against reward functions.",
         argv=argv,
     )
-    check_tuning(model_args, "ppo", critic=args.critic, gradient_checkpointing=args.gradient_checkpointing)
+    check_tuning(
+        model_args,
+        "ppo",
+        critic=args.critic,
+        gradient_checkpointing=args.gradient_checkpointing,
+        disable_dropout=args.disable_dropout,
+    )
     check_family(model_args, "ppo", trust_remote_code=args.trust_remote_code, settings=args)
     args.settle_learning_rate(adapters=model_args.use_peft)  # so that run.json says which it is
     config = resolved_config(args, data, model_args)
@@ -161,6 +167,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise ConfigError("the audit needs held-out rows; give --eval_dataset_name FILE")
         if validation is None:
             check_disjoint({"training": rows, "audit": audited})
+            if ptx_rows is not None:
+                check_disjoint({"ptx": ptx_rows, "audit": audited})
             run.record_data("validation", audited)  # the purpose of these rows, as in other stages
         audited = with_reference(audited.select(range(min(args.audit_prompts, len(audited)))))
 

@@ -133,6 +133,15 @@ class StartArguments(ModelArguments):
     )
 
 
+UNREAD = {
+    "vocab_size": "no tokenizer is trained",
+    "dtype": "a new model has float32 weights",
+    "attn_implementation": "a new model takes transformers' own",
+    "mlm_probability": "nothing is masked in causal language modelling",
+    "heldout_fraction": "held-out text is given",
+}
+
+
 def check(args: PretrainArguments, text: TextArguments, start: StartArguments, sizes: ArchitectureArguments) -> None:
     """Refuse, before anything is loaded, settings that contradict each other."""
     if not text.dataset_name:
@@ -151,6 +160,16 @@ def check(args: PretrainArguments, text: TextArguments, start: StartArguments, s
         raise ConfigError("a new model needs a tokenizer: give one of --train_tokenizer and --tokenizer_name PATH")
     elif start.tuning != "full" or start.top_layers is not None:
         raise ConfigError("--from_scratch trains all weights, since random ones are no base: leave --tuning full")
+    defaults = {item.name: item.default for kind in (args, text, start) for item in fields(kind)}
+    for name, holder, read in (
+        ("vocab_size", start, start.train_tokenizer),
+        ("dtype", start, not start.from_scratch),
+        ("attn_implementation", start, not start.from_scratch),
+        ("mlm_probability", args, args.objective == "masked"),
+        ("heldout_fraction", text, not text.eval_dataset_name),
+    ):
+        if not read and getattr(holder, name) != defaults[name]:
+            raise ConfigError(f"--{name} has no effect here: {UNREAD[name]}; leave it out")
     if start.train_tokenizer and start.vocab_size < SMALLEST:
         raise ConfigError(f"--vocab_size must be at least {SMALLEST} (bytes and special tokens): {start.vocab_size}")
     if args.objective == "masked" and not (find_strategy(str(start.tuning)).merges and args.merge_adapter):
@@ -172,6 +191,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.learning_rate = 2e-3 if model_args.from_scratch else 5e-4 if model_args.use_peft else 5e-5
     run = open_run(args.output_dir, stage="pretrain", config=resolved_config(args, text, model_args, sizes))
     next_command = f"next: rlgen sft --model_name_or_path {args.output_dir} --output_dir runs/sft"
+    if not find_strategy(str(model_args.tuning)).merges:  # the adapter stays one, and no stage starts upon it
+        checkpoints = f"base={model_args.model_name_or_path} pretrained={args.output_dir}"
+        next_command = f"next: rlgen compare --checkpoints {checkpoints} --output_dir runs/compare"
     if masked:
         pairs = "--dataset_name pairs.jsonl --output_dir runs/reward"
         next_command = f"next: rlgen reward --model_name_or_path {args.output_dir} {pairs}"
@@ -253,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     use_optimizer(trainer)
     if args.bf16 or args.fp16:
         leave_casts_to_autocast(trainer.model)
-    if not checkpoint:
+    if "perplexity_before" not in run.record:
         run.note("perplexity_before", trainer.evaluate()["eval_perplexity"])
     result = trainer.train(resume_from_checkpoint=checkpoint)
     after = trainer.evaluate()

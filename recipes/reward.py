@@ -84,7 +84,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Reward model from preference pairs.",
         argv=argv,
     )
-    check_tuning(model_args, "reward", gradient_checkpointing=args.gradient_checkpointing)
+    check_tuning(
+        model_args,
+        "reward",
+        gradient_checkpointing=args.gradient_checkpointing,
+        disable_dropout=args.disable_dropout,
+    )
     check_best_metric(args, "reward")
     check_family(model_args, "reward", trust_remote_code=args.trust_remote_code, settings=args)
     run = open_run(args.output_dir, stage="reward", config=resolved_config(args, pair_args, data, model_args))

@@ -102,10 +102,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         task = get_task(data.task or "docstring", data.task_source)
         train = task.split("sft", data.max_train_rows)
     validation = None
+    most = max(data.max_eval_rows or 64, args.eval_generate_rows)
     if args.eval_strategy != "no" and data.eval_dataset_name:
-        validation = load_rows(data.eval_dataset_name, columns=columns, max_rows=data.max_eval_rows or 64)
+        validation = load_rows(data.eval_dataset_name, columns=columns, max_rows=most)
     elif args.eval_strategy != "no" and not data.dataset_name:
-        validation = task.split("validation", data.max_eval_rows or 64)
+        validation = task.split("validation", most)
     run.record_data("sft", train)
     if validation is None:
         require_heldout(args)

@@ -25,12 +25,11 @@ from typing import Any
 
 import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
 
-import yaml
-
 from rlgen.cli import recipe_summaries, spoken
 from rlgen.config import parse_arguments, read_settings, recipe
+from rlgen.controls import LESS_IS_BETTER
 from rlgen.errors import ConfigError
-from rlgen.parser import find_config
+from rlgen.parser import find_config, spelled_settings
 from rlgen.pipeline import flags
 from rlgen.runs import open_run, write_atomic
 from rlgen.sweep.space import Space, read_space
@@ -58,7 +57,7 @@ class SweepArguments:
     direction: str | None = field(
         default=None,
         metadata={
-            "help": "Whether more is better; default minimize for a metric whose name ends in loss, else maximize.",
+            "help": "Whether more is better; default minimize for a loss, nll or perplexity, else maximize.",
             "choices": ["minimize", "maximize"],
         },
     )
@@ -91,8 +90,10 @@ class SweepArguments:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise ValueError(f"max_minutes must be above 0, not {self.max_minutes}")
+        if self.pruner != "median" and self.prune_startup != 4:
+            raise ValueError(f"prune_startup has no effect on the pruner {self.pruner}: leave it out")
         if self.direction is None:
-            self.direction = "minimize" if self.metric.endswith("loss") else "maximize"
+            self.direction = "minimize" if self.metric.endswith(LESS_IS_BETTER) else "maximize"
 
 
 @recipe
@@ -108,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if name not in known:
         raise ConfigError(f"there is no recipe {args.recipe} to search: there are {', '.join(map(spoken, known))}")
     space = read_space(args.search)
-    base = base_settings(args.base)
+    base = spelled_settings(find_config(args.base)) if args.base else {}
     check_settings(name, base, space, with_seed=args.seeds > 1)
     if args.sampler == "grid":
         args.trials = min(args.trials, len(space.grid()))
@@ -157,24 +158,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"next: rlgen {spoken(name)} --config {plan.folder / BEST} --output_dir runs/{name}_best")
 
 
-def base_settings(config: str | None) -> dict[str, Any]:
-    """The settings of a recipe's YAML file, as a mapping."""
-    if config is None:
-        return {}
-    file = find_config(config)
-    try:
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"{file} must hold `flag: value` lines")
-    if "env" in loaded:
-        raise ConfigError(f"{file} sets environment variables (env), which trials inherit from the sweep: export them")
-    return {str(key).replace("-", "_"): value for key, value in loaded.items()}
-
-
 def check_settings(name: str, base: dict[str, Any], space: Space, *, with_seed: bool) -> None:
-    """Whether the recipe takes every end of the space; all of its own checks of settings included."""
+    """Whether the recipe's own parser, with what it checks, takes every end of the space."""
     main = importlib.import_module(f"recipes.{name}").main
     seed = {"seed": 0} if with_seed else {}
     for settings in space.samples():

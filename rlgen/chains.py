@@ -1,15 +1,12 @@
 """A folder with one YAML file per stage, read as a chain: every stage begins where an earlier one ended."""
 
-import json
-import re
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlgen.errors import ConfigError
-from rlgen.parser import SHIPPED_CONFIGS
+from rlgen.parser import SHIPPED_CONFIGS, spelled_settings
 
 STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "compare")
 
@@ -43,9 +40,9 @@ def read_chain(
         Per stage its flags without dashes.
 
     Raises:
-        ConfigError: no stage, a file that is not YAML, no `output_dir`, or stages that share no root.
+        ConfigError: no stage, a file that cannot be read, no `output_dir`, or stages that share no root.
     """
-    stages = {name: _read(file) for name, file in _files(folder).items()}
+    stages = {name: spelled_settings(file) for name, file in _files(folder).items()}
     if not stages:
         raise ConfigError(f"{folder} has none of {', '.join(f'{name}.yaml' for name in STAGES)}")
     roots = {_root(folder, name, options) for name, options in stages.items()}
@@ -59,7 +56,7 @@ def read_chain(
         start = next(iter(stages.values())).get("model_name_or_path")
         if start is None:
             raise ConfigError(f"the first stage of {folder} names no model_name_or_path that another could replace")
-        places[str(start)] = model
+        places[os.path.normpath(start)] = model
     moved = {name: {key: _moved(value, places) for key, value in stage.items()} for name, stage in stages.items()}
     if seed is not None:
         moved = {name: {**stage, "seed": seed} for name, stage in moved.items()}
@@ -71,33 +68,26 @@ def _files(folder: Path) -> dict[str, Path]:
     return {name: file for name, file in files.items() if file.is_file()}
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file} must hold `flag: value` lines")
-    return values
-
-
 def _root(folder: Path, name: str, options: Mapping[str, Any]) -> Path:
     output = options.get("output_dir")
     if not isinstance(output, str) or Path(output).name != name:
         raise ConfigError(f"{folder / name}.yaml must set output_dir to a folder called {name}, not {output!r}")
-    return Path(output).parent
+    root = Path(os.path.normpath(output)).parent
+    if root == Path():
+        raise ConfigError(f"{folder / name}.yaml must set output_dir to a folder of the run and {name} below it")
+    return root
 
 
 def _moved(value: Any, places: Mapping[str, str]) -> Any:
     """A value with the folders and models in it exchanged; `sft=runs/a/sft@4shot` names one after the equals sign."""
     if isinstance(value, list):
         return [_moved(item, places) for item in value]
-    if isinstance(value, dict):
-        return json.dumps(value)
     if not isinstance(value, str):
         return value
+    name, equals, place = value.rpartition("=")
+    path, at, examples = place.partition("@")
     for old, new in places.items():
-        pattern = rf"(^|=){re.escape(old)}(?=$|[/@])"
-        if re.search(pattern, value):
-            return re.sub(pattern, lambda found: found[1] + new, value)  # noqa: B023 (called at once)
+        normal = os.path.normpath(path)
+        if normal == old or normal.startswith(old + os.sep):
+            return name + equals + new + normal.removeprefix(old) + at + examples
     return value

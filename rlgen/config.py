@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+import re
 import sys
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -90,6 +91,9 @@ class ModelArguments(ModelConfig):
     def __post_init__(self) -> None:
         """Refuse what cannot be trained, and what TRL's scripts read but rlgen's recipes do not."""
         super().__post_init__()
+        # TRL takes a single name out of its list, and PEFT takes what is no list for a pattern over whole names.
+        if isinstance(self.lora_target_modules, str) and re.fullmatch(r"[\w-]+", self.lora_target_modules):
+            self.lora_target_modules = [self.lora_target_modules]
         for item in dataclasses.fields(ModelConfig):
             if item.name in NOT_SUPPORTED and getattr(self, item.name) != item.default:
                 raise ValueError(f"{item.name} is not supported by rlgen: leave it out")

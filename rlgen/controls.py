@@ -22,7 +22,7 @@ EVALUATED = {
     | {f"eval_{name}/{side}" for name in ("logps", "logits") for side in ("chosen", "rejected")},
 }
 DEFAULT_METRICS = {"pretrain": "eval_perplexity", "ppo": "eval_reward"}
-LESS_IS_BETTER = ("nll", "perplexity")  # beside what ends in loss, which transformers knows
+LESS_IS_BETTER = ("loss", "nll", "perplexity")  # by the ends of their names
 # The losses of TRL's DPO that read its label_smoothing; the others, its default among them, do not.
 SMOOTHED_DPO_LOSSES = ("robust", "exo_pair", "aot", "aot_unpaired")
 
@@ -129,6 +129,8 @@ def require_heldout(args: Any) -> None:
     if args.load_best_model_at_end:
         raise ConfigError("early stopping and the best checkpoint need held-out rows: give --eval_dataset_name FILE")
     if getattr(args, "eval_generate_rows", 0):
+        if getattr(args.eval_strategy, "value", args.eval_strategy) == "no":
+            raise ConfigError("--eval_generate_rows needs evaluations: give --eval_strategy steps --eval_steps N")
         raise ConfigError("--eval_generate_rows needs held-out rows: give --eval_dataset_name FILE")
 
 

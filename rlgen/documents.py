@@ -170,6 +170,10 @@ def _texts_of(source: str, split: str) -> Iterator[str]:
     elif path.is_file() and path.suffix.lower() not in DATA_SUFFIXES:
         yield _read(path)
     elif path.is_dir() and (files := _text_files(path)):
+        if data := next((file for file in path.rglob("*") if file.suffix.lower() in DATA_SUFFIXES), None):
+            raise DataError(
+                f"{source} holds texts ({files[0].name}) and a data set ({data.name}): give the files of one kind"
+            )
         yield from map(_read, files)
     elif not path.exists() and path.suffix.lower() in TEXT_SUFFIXES:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*")], n=1)

@@ -8,6 +8,8 @@ DROPOUT_MODULES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Alph
 def set_dropout(model: nn.Module, rate: float | None) -> int:
     """Set every dropout of a plain model: modules, and the rates that attention layers keep as numbers.
 
+    LayerDrop, which skips whole layers, is something else and stays.
+
     The model's configuration stays as it is, so that a later stage starts without what this one asked for. Adapters
     have a rate of their own (`--lora_dropout`) and are put on afterwards.
 
@@ -27,7 +29,12 @@ def set_dropout(model: nn.Module, rate: float | None) -> int:
             found += 1
             continue
         for name, value in list(vars(module).items()):
-            if "drop" in name and isinstance(value, int | float) and not isinstance(value, bool):
+            if (
+                "drop" in name
+                and "layerdrop" not in name
+                and isinstance(value, int | float)
+                and not isinstance(value, bool)
+            ):
                 setattr(module, name, rate)
                 found += 1
     return found

@@ -24,6 +24,12 @@ DECODER_ONLY_SFT: dict[str, tuple[tuple[Any, ...], str]] = {
     "completion_only_loss": ((None, True), COMPLETION_ONLY),
     "assistant_only_loss": ((False,), COMPLETION_ONLY),
     "use_liger_kernel": ((False,), "its kernels are for decoders"),
+    "loss_type": (("nll",), "its loss is cross-entropy"),
+    "activation_offloading": ((False,), "transformers' trainer, which trains it, has none"),
+    "chat_template_path": ((None,), "it takes the tokenizer as it is"),
+    "eos_token": ((None,), "it takes the tokenizer as it is"),
+    "pad_token": ((None,), "it takes the tokenizer as it is"),
+    "shuffle_dataset": ((False,), "the trainer shuffles rows anyway"),
 }
 # A prompt of trained vectors stands before the text in PEFT's own forward pass only, not in sampling and scoring; the
 # output embeddings of T5 and BART stay those of the input whatever a saved model says.

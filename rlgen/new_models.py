@@ -134,20 +134,19 @@ def new_config(
         raise ConfigError(f"no {name} can be made of these sizes: {' '.join(str(error).split())}") from error
 
 
-def new_model(config: PreTrainedConfig, objective: Objective, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Model with random weights, drawn from torch's global random numbers.
+def new_model(config: PreTrainedConfig, objective: Objective) -> PreTrainedModel:
+    """Model with random float32 weights, drawn from torch's global random numbers.
 
     Args:
         config: see `new_config`.
         objective: decides the head.
-        dtype: of the weights, None for float32.
 
     Raises:
         ConfigError: the sizes do not fit together.
     """
     kind = AutoModelForMaskedLM if objective == "masked" else AutoModelForCausalLM
     try:
-        model = kind.from_config(config, dtype=dtype or torch.float32)
+        model = kind.from_config(config, dtype=torch.float32)
     except (ValueError, RuntimeError, TypeError) as error:
         raise ConfigError(
             f"no {config.model_type} can be made of these sizes: {' '.join(str(error).split())}"
@@ -179,6 +178,8 @@ def _overrides(text: str | None) -> dict[str, Any]:
         name, equals, value = (word.strip() for word in part.partition("="))
         if not (name and equals and value):
             raise ConfigError(f"--config_overrides: '{part}' is not name=value")
+        if name == "vocab_size" or name.endswith("_token_id"):
+            raise ConfigError(f"--config_overrides: {name} is the tokenizer's, so leave it out")
         found[name] = words.get(value.lower(), value)
         for number in (int, float):
             try:

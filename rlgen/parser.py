@@ -95,12 +95,7 @@ class StrictParser(TrlParser):
 
     def _apply_file(self, name: str) -> None:
         file = find_config(name)
-        try:
-            loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise ConfigError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
-        if not isinstance(loaded, dict):
-            raise ConfigError(f"{file} must hold `flag: value` lines")
+        loaded = _mapping(file)
         for key, value in (loaded.pop("env", None) or {}).items():
             os.environ[str(key)] = str(value)
         actions = {action.dest: action for action in reversed(self._actions)}
@@ -191,6 +186,28 @@ def _build(kind: type, namespace: argparse.Namespace) -> Any:
 def _plain_message(message: str) -> str:
     """Argparse's text without the word "argument" and without a flag's second spelling."""
     return re.sub(r"argument (--[\w-]+)(/--[\w-]+)*", r"\1", message, count=1)
+
+
+def spelled_settings(file: Path) -> dict[str, Any]:
+    """What a YAML file sets, for a recipe that hands it on as flags: underscores in names, null as `none`.
+
+    Raises:
+        ConfigError: the file cannot be read, holds no mapping, or sets environment variables.
+    """
+    loaded = _mapping(file)
+    if "env" in loaded:
+        raise ConfigError(f"{file} sets environment variables (env), which are no flags: export them instead")
+    return {str(key).replace("-", "_"): "none" if value is None else value for key, value in loaded.items()}
+
+
+def _mapping(file: Path) -> dict[Any, Any]:
+    try:
+        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{file} must hold `flag: value` lines")
+    return loaded
 
 
 def find_config(name: str) -> Path:

@@ -51,15 +51,21 @@ def flags(options: Mapping[str, Any]) -> list[str]:
     """A mapping of flags, as YAML has it, as command-line words.
 
     Args:
-        options: flag names without dashes to a value, a list of values, a truth value or None (left out).
+        options: flag names without dashes to a value, a list of values, a mapping, a truth value or None (left out).
     """
     words: list[str] = []
     for name, value in options.items():
         if value is None:
             continue
         values = value if isinstance(value, list) else [value]
-        words += [f"--{name}", *(str(v).lower() if isinstance(v, bool) else str(v) for v in values)]
+        words += [f"--{name}", *(_word(each) for each in values)]
     return words
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def run_stages(

@@ -3,7 +3,7 @@
 import difflib
 import importlib.util
 import os
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from rlgen.errors import ConfigError
@@ -53,7 +53,9 @@ STRATEGIES = {
         Strategy("lokr", "adapter", "Kronecker products as updates", RANK_SETTINGS),
         Strategy("ia3", "adapter", "vectors that scale keys, values and feed-forward inputs", ("top_layers",)),
         Strategy("layer_norm", "adapter", "the normalization layers", ("top_layers",)),
-        Strategy("beft", "adapter", "bias vectors added to linear maps", ("top_layers",), merges=False),
+        Strategy(
+            "beft", "adapter", "bias vectors added to linear maps", ("lora_target_modules", "top_layers"), merges=False
+        ),
         Strategy(
             "houlsby",
             "adapter",
@@ -94,6 +96,7 @@ STRATEGIES = {
         ),
     )
 }
+SETTINGS = tuple(dict.fromkeys(name for strategy in STRATEGIES.values() for name in strategy.settings))
 LORA_FAMILY = tuple(name for name, strategy in STRATEGIES.items() if strategy.settings == LORA_SETTINGS)
 # What changes nothing at first, and what changes the base so that switching the adapter off is not the start.
 NEUTRAL_INITS = ("default", "gaussian", "orthogonal", "mica")
@@ -131,6 +134,7 @@ def check_tuning(
     merge: bool = True,
     packing: bool = False,
     gradient_checkpointing: bool = False,
+    disable_dropout: bool = False,
     critic: str | None = None,
 ) -> None:
     """Refuse, before anything is loaded, a way of tuning that this stage or its other settings cannot have.
@@ -141,6 +145,7 @@ def check_tuning(
         merge: whether the result is merged into a plain model, where that can be.
         packing: whether rows are packed.
         gradient_checkpointing: whether activations are computed anew.
+        disable_dropout: whether the trainer turns all dropout off, adapters' too.
         critic: PPO's kind of critic.
 
     Raises:
@@ -156,6 +161,8 @@ def check_tuning(
             f"--critic adapter puts a second adapter on the policy's frozen base, which --tuning {strategy.name} does "
             "not allow: take --critic frozen, head or model, or --tuning lora"
         )
+    if args.lora_dropout and disable_dropout:
+        raise ConfigError(f"--lora_dropout has no effect while {stage} turns dropout off: add --disable_dropout false")
     if strategy.kind == "prompt" and packing:
         raise ConfigError(f"--packing puts rows behind each other, where --tuning {strategy.name} has one prompt: off")
     if strategy.name == "prefix_tuning" and gradient_checkpointing:
@@ -193,8 +200,10 @@ def check_model_arguments(args: "ModelArguments") -> None:
             raise ConfigError(f"--{flag} is a kind of LoRA, --tuning {args.tuning} is not: leave it out")
     args.use_dora |= args.tuning == "dora"
     args.use_rslora |= args.tuning == "rslora"
-    defaults = {item.name: item.default for item in fields(args)}
-    for name in ("top_layers", "lora_init", "bottleneck_size", "prompt_tokens", "prompt_init_text", "unfreeze_until"):
+    defaults = {
+        item.name: item.default if item.default_factory is MISSING else item.default_factory() for item in fields(args)
+    }
+    for name in SETTINGS:
         if name not in strategy.settings and getattr(args, name) != defaults[name]:
             readers = [other.name for other in STRATEGIES.values() if name in other.settings]
             raise ConfigError(f"--tuning {args.tuning} does not read --{name}; these do: {', '.join(readers)}")

@@ -65,6 +65,7 @@ LEVELS = {
     "rlgen.muon": 1,
     "rlgen.parser": 1,
     "rlgen.frame": 1,
+    "rlgen.importing": 1,
     "rlgen.callbacks": 1,
     "rlgen.runs": 1,
     "rlgen.progress": 1,

@@ -53,9 +53,22 @@ def test_only_whole_names_are_exchanged(tmp_path: Path) -> None:
     assert read["sft"]["model_name_or_path"] == "runs/minerals"
 
 
-def test_a_mapping_becomes_what_a_flag_takes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", ["./runs/mine", "runs//mine", "runs/other/../mine"])
+def test_folders_move_however_they_are_written(tmp_path: Path, written: str) -> None:
+    options = {**SFT, "output_dir": f"{written}/sft"}
+    read = read_chain(write(tmp_path, sft=options, ppo=PPO), "/elsewhere")
+    assert read["sft"]["output_dir"] == "/elsewhere/sft"
+    assert read["ppo"]["model_name_or_path"] == "/elsewhere/sft"
+
+
+def test_null_stays_null(tmp_path: Path) -> None:
+    read = read_chain(write(tmp_path, sft={**SFT, "save_total_limit": None}), "runs/mine")
+    assert read["sft"]["save_total_limit"] == "none"  # as flags spell it; left out, it would be the default
+
+
+def test_a_mapping_stays_one(tmp_path: Path) -> None:
     read = read_chain(write(tmp_path, sft={**SFT, "lr_scheduler_kwargs": {"min_lr": 1e-5}}), "runs/mine")
-    assert read["sft"]["lr_scheduler_kwargs"] == '{"min_lr": 1e-05}'
+    assert read["sft"]["lr_scheduler_kwargs"] == {"min_lr": 1e-5}
 
 
 @pytest.mark.parametrize(
@@ -63,6 +76,8 @@ def test_a_mapping_becomes_what_a_flag_takes(tmp_path: Path) -> None:
     [
         ({}, None, "has none of pretrain.yaml, sft.yaml"),
         ({"sft": ["a", "list"]}, None, "sft.yaml must hold"),
+        ({"sft": {**SFT, "output_dir": "sft"}}, None, "to a folder of the run and sft below it"),
+        ({"sft": {**SFT, "env": {"A": "b"}}}, None, "export them instead"),
         ({"sft": {"seed": 1}}, None, "must set output_dir to a folder called sft"),
         ({"sft": {**SFT, "output_dir": "runs/mine/fine_tuned"}}, None, "called sft, not 'runs/mine/fine_tuned'"),
         ({"sft": SFT, "ppo": {**PPO, "output_dir": "elsewhere/ppo"}}, None, "write to elsewhere and runs/mine"),
@@ -76,7 +91,7 @@ def test_what_is_no_chain_is_refused(tmp_path: Path, stages: dict[str, Any], mod
 
 def test_a_file_that_is_not_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "sft.yaml").write_text("a: [1, 2")
-    with pytest.raises(ConfigError, match=r"sft.yaml is not YAML"):
+    with pytest.raises(ConfigError, match=r"sft.yaml cannot be read"):
         read_chain(tmp_path, "runs/mine")
 
 

@@ -197,7 +197,7 @@ def test_resolved_config_is_plain_and_without_secrets() -> None:
 def test_shared_arguments_have_the_documented_defaults() -> None:
     model, task = parse_arguments([ModelArguments, TaskArguments], description="A test.", argv=[])
     assert (model.model_name_or_path, model.use_peft, model.dtype) == ("embedded", True, "auto")
-    assert model.lora_target_modules == "all-linear"
+    assert model.lora_target_modules == ["all-linear"]
     assert (task.task, task.dataset_name) == ("docstring", None)
     assert all(f.metadata.get("help") for f in dataclasses.fields(TaskArguments))
 

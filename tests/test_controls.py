@@ -269,6 +269,8 @@ def test_the_metric_must_be_evaluated():
     with pytest.raises(ConfigError, match="need held-out rows"):
         require_heldout(args)
     with pytest.raises(ConfigError, match="--eval_generate_rows needs held-out rows"):
+        require_heldout(settled("dpo", eval_generate_rows=3, eval_strategy="steps", eval_steps=1))
+    with pytest.raises(ConfigError, match=r"--eval_generate_rows needs evaluations: give --eval_strategy"):
         require_heldout(settled("dpo", eval_generate_rows=3))
 
 

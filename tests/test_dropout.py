@@ -45,3 +45,10 @@ def test_flags_and_names_that_are_no_rates_stay():
     model.use_dropout, model.dropout_name, model.drop_rate = True, "attention", 0.2
     assert set_dropout(model, 0.4) == 1
     assert (model.use_dropout, model.dropout_name, model.drop_rate) == (True, "attention", 0.4)
+
+
+def test_layerdrop_is_no_dropout():
+    model = torch.nn.Module()
+    model.layerdrop, model.attention_dropout = 0.0, 0.0
+    assert set_dropout(model, 0.3) == 1
+    assert (model.layerdrop, model.attention_dropout) == (0.0, 0.3)

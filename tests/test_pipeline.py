@@ -182,8 +182,8 @@ def test_the_same_purpose_may_be_served_twice(tmp_path: Path) -> None:
 
 
 def test_flags_are_command_line_words() -> None:
-    options = {"a": 1, "b": [1.5, "x"], "c": True, "d": None, "e": "1e-4"}
-    assert flags(options) == ["--a", "1", "--b", "1.5", "x", "--c", "true", "--e", "1e-4"]
+    options = {"a": 1, "b": [1.5, "x"], "c": True, "d": None, "e": "1e-4", "f": {"x": 2}}
+    assert flags(options) == ["--a", "1", "--b", "1.5", "x", "--c", "true", "--e", "1e-4", "--f", '{"x": 2}']
 
 
 # The quickstart's own part

@@ -241,6 +241,17 @@ MISTAKES = {
         "--hidden_size is for",
     ),
     "adapter on random weights": (f"{NEW} --tuning lora --dataset_name TEXTS", "leave --tuning full"),
+    "vocabulary of no tokenizer": (
+        "--from_scratch --tokenizer_name X --vocab_size 900 --dataset_name TEXTS",
+        "--vocab_size has no effect here: no tokenizer is trained",
+    ),
+    "number format of a new model": (f"{NEW} --dtype bfloat16 --dataset_name TEXTS", "has float32 weights"),
+    "masks in causal modelling": (f"{NEW} --mlm_probability 0.3 --dataset_name TEXTS", "nothing is masked"),
+    "share beside held-out text": (
+        f"{NEW} --heldout_fraction 0.1 --eval_dataset_name TEXTS --dataset_name TEXTS",
+        "held-out text is given",
+    ),
+    "vocabulary by the back door": (f"{NEW} --config_overrides vocab_size=9 --dataset_name TEXTS", "the tokenizer's"),
     "tiny vocabulary": (f"{NEW} --vocab_size 100 --dataset_name TEXTS", "--vocab_size must be at least 261"),
     "prompt": ("--model_name_or_path X --tuning prompt_tuning --dataset_name TEXTS", "does not go with pretrain"),
     "masked prompt": (

@@ -514,6 +514,32 @@ MISTAKES = {
         f"{SFT} --dataset_name rows.jsonl --optim adamw",
         "unknown optimizer adamw: did you mean",
     ),
+    "adapter's dropout that is turned off": (
+        "dpo",
+        "--model_name_or_path no_model --dataset_name pairs.jsonl --lora_dropout 0.1",
+        "add --disable_dropout false",
+    ),
+    "adapter's rank without an adapter": (
+        "sft",
+        "--model_name_or_path no_model --dataset_name rows.jsonl --tuning full --lora_r 8",
+        "does not read --lora_r",
+    ),
+    "held-out rows beside those of the pairs": (
+        "dpo",
+        "--model_name_or_path llama --pairs nowhere/pairs --eval_dataset_name heldout.jsonl",
+        "leave --eval_dataset_name out",
+    ),
+    "few-shot in tokens": (
+        "tokens",
+        "--checkpoints a=llama b=llama-other@2shot --dataset_name rows.jsonl",
+        "checkpoint b: examples",
+    ),
+    "startup of a pruner that has none": (
+        "sweep",
+        "--recipe sft --config sweep_base.yaml --search search.yaml --metric eval_loss --pruner hyperband "
+        "--prune_startup 2",
+        "prune_startup has no effect",
+    ),
     "early stopping without evaluation": (
         "sft",
         f"{SFT} --dataset_name rows.jsonl --eval_strategy no --early_stopping_patience 2",

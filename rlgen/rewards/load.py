@@ -1,12 +1,9 @@
 """From a name on the command line to a reward function: a file, a module, a short name, or a trained model."""
 
 import difflib
-import hashlib
 import importlib
-import importlib.util
 import json
 import math
-import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from rlgen.errors import ConfigError, RewardError
+from rlgen.importing import import_file, importable
 from rlgen.rewards.adapters import REASONING_GYM, ReasoningGym, adapted
 from rlgen.rewards.check import CheckedReward, Reward, checked
 from rlgen.rewards.options import check_options, configured, makes_a_reward, parameters
@@ -215,27 +213,13 @@ def _file_module(path: str) -> ModuleType:
     if not file.is_file():
         beside = sorted(other.name for other in file.parent.glob("*.py")) if file.parent.is_dir() else []
         raise RewardError(f"there is no reward file {path}{_nearest(file.name, beside)}; give its path and :function")
-    digest = hashlib.sha256(str(file).encode() + file.read_bytes()).hexdigest()[:12]
-    module_name = f"rlgen_reward_{file.stem}_{digest}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    spec = importlib.util.spec_from_file_location(module_name, file)
-    if spec is None or spec.loader is None:
-        raise RewardError(f"{path} cannot be imported as Python")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module  # before running it: dataclasses and pickle look the module up
-    with _importable(file.parent), _import_errors(path, file):
-        try:
-            spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[module_name]
-            raise
-    return module
+    with _import_errors(path, file):
+        return import_file(file, "reward")
 
 
 def _module(name: str) -> ModuleType:
     try:
-        with _importable(Path.cwd()):
+        with importable(Path.cwd()):
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
@@ -245,21 +229,6 @@ def _module(name: str) -> ModuleType:
         raise RewardError(f"{name} cannot be imported: no module named {error.name}") from error
     except Exception as error:
         raise RewardError(f"{name} cannot be imported: {_where(error)}") from error
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Put a folder first on the import path, as Python does for a script, and last afterwards for late imports."""
-    entry = str(folder)
-    known = entry in sys.path
-    if not known:
-        sys.path.insert(0, entry)
-    try:
-        yield
-    finally:
-        if not known:
-            sys.path.remove(entry)
-            sys.path.append(entry)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from types import ModuleType
 from datasets import Dataset
 
 from rlgen.errors import ConfigError
+from rlgen.importing import import_file
 from rlgen.parser import SHIPPED_CONFIGS
 
 SPLITS = ("sft", "preference", "rl", "validation", "heldout")
@@ -127,12 +127,7 @@ def _load_file(path: Path) -> ModuleType:
         path = shipped if shipped.is_file() else path
     if not path.is_file():
         raise ConfigError(f"task file {path}: no such file")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"task file {path}: cannot be imported")
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        return import_file(path, "task")
     except Exception as error:
         raise ConfigError(f"task file {path}: {type(error).__name__}: {error}") from error
-    return module

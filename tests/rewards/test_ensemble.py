@@ -281,7 +281,7 @@ def test_an_ensemble_of_whole_models_or_of_one_is_refused(tiny_llama, tmp_path):
 def test_an_encoder_learns_and_is_loaded_by_plain_transformers(tiny_bert, tmp_path, use_peft):
     tokenizer = load_tokenizer(tiny_bert, needs_eos=False)
     run = open_run(tmp_path, stage="reward", config={})
-    model_args = ModelArguments(dtype="float32", lora_r=4, use_peft=use_peft)
+    model_args = ModelArguments(dtype="float32", use_peft=use_peft, **({"lora_r": 4} if use_peft else {}))
     args = arguments(tmp_path, max_steps=12)
     train_reward_model(run, args, model_args, tiny_bert, tokenizer, PAIRS)
     record_statistics(tmp_path, PAIRS)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
+from recipes.sweep import SweepArguments
 from rlgen.errors import ConfigError
 from rlgen.sweep.process import Outcome, final_value, run_recipe
 from rlgen.sweep.report import importances, trial_rows, trial_table
@@ -197,3 +198,16 @@ def test_bounds_of_whole_numbers_reach_the_recipe_as_such(make_plan):
     plan = make_plan({"learning_rate": Choice((1e-3, 1e-2)), "seed": Bounds(3, 4)}, trials=2)
     best = best_trial(sweep(plan))
     assert isinstance(best.params["seed"], int)
+
+
+@pytest.mark.parametrize(
+    ("metric", "direction"),
+    [
+        ("eval_perplexity", "minimize"),
+        ("eval_nll", "minimize"),
+        ("eval_loss", "minimize"),
+        ("eval_reward", "maximize"),
+    ],
+)
+def test_the_direction_follows_the_metric(metric, direction):
+    assert SweepArguments(recipe="pretrain", search="s.yaml", metric=metric).direction == direction

@@ -50,6 +50,18 @@ def test_a_name_is_registered_once() -> None:
         register_task("docstring", "elsewhere")
 
 
+def test_a_task_file_is_a_real_module(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("NAME = 'tea'\n")
+    path = tmp_path / "tea.py"
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom beside import NAME\n"
+        "from rlgen.tasks import Task\n\n@dataclass\nclass Leaf:\n    name: str\n\n"
+        "def build(source):\n    return Task(NAME, "
+        ", lambda *_: None, {}, {}, {}, 8, 8)\n"
+    )
+    assert get_task(str(path)).name == "tea"
+
+
 def test_own_task_file(tmp_path: Path) -> None:
     path = tmp_path / "tea.py"
     path.write_text(OWN_TASK)
