@@ -56,8 +56,7 @@ def test_a_task_file_is_a_real_module(tmp_path: Path) -> None:
     path.write_text(
         "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom beside import NAME\n"
         "from rlgen.tasks import Task\n\n@dataclass\nclass Leaf:\n    name: str\n\n"
-        "def build(source):\n    return Task(NAME, "
-        ", lambda *_: None, {}, {}, {}, 8, 8)\n"
+        "def build(source):\n    return Task(NAME, NAME, lambda *_: None, {}, {}, {}, 8, 8)\n"
     )
     assert get_task(str(path)).name == "tea"
 
