@@ -133,15 +133,6 @@ class StartArguments(ModelArguments):
     )
 
 
-UNREAD = {
-    "vocab_size": "no tokenizer is trained",
-    "dtype": "a new model has float32 weights",
-    "attn_implementation": "a new model takes transformers' own",
-    "mlm_probability": "nothing is masked in causal language modelling",
-    "heldout_fraction": "held-out text is given",
-}
-
-
 def check(args: PretrainArguments, text: TextArguments, start: StartArguments, sizes: ArchitectureArguments) -> None:
     """Refuse, before anything is loaded, settings that contradict each other."""
     if not text.dataset_name:
@@ -161,15 +152,15 @@ def check(args: PretrainArguments, text: TextArguments, start: StartArguments, s
     elif start.tuning != "full" or start.top_layers is not None:
         raise ConfigError("--from_scratch trains all weights, since random ones are no base: leave --tuning full")
     defaults = {item.name: item.default for kind in (args, text, start) for item in fields(kind)}
-    for name, holder, read in (
-        ("vocab_size", start, start.train_tokenizer),
-        ("dtype", start, not start.from_scratch),
-        ("attn_implementation", start, not start.from_scratch),
-        ("mlm_probability", args, args.objective == "masked"),
-        ("heldout_fraction", text, not text.eval_dataset_name),
+    for name, holder, unread, reason in (
+        ("vocab_size", start, not start.train_tokenizer, "no tokenizer is trained"),
+        ("dtype", start, start.from_scratch, "a new model has float32 weights"),
+        ("attn_implementation", start, start.from_scratch, "a new model takes transformers' own"),
+        ("mlm_probability", args, args.objective != "masked", "nothing is masked in causal language modelling"),
+        ("heldout_fraction", text, bool(text.eval_dataset_name), "held-out text is given"),
     ):
-        if not read and getattr(holder, name) != defaults[name]:
-            raise ConfigError(f"--{name} has no effect here: {UNREAD[name]}; leave it out")
+        if unread and getattr(holder, name) != defaults[name]:
+            raise ConfigError(f"--{name} has no effect here: {reason}; leave it out")
     if start.train_tokenizer and start.vocab_size < SMALLEST:
         raise ConfigError(f"--vocab_size must be at least {SMALLEST} (bytes and special tokens): {start.vocab_size}")
     if args.objective == "masked" and not (find_strategy(str(start.tuning)).merges and args.merge_adapter):

@@ -169,10 +169,10 @@ def _texts_of(source: str, split: str) -> Iterator[str]:
         yield from stdlib_prose()
     elif path.is_file() and path.suffix.lower() not in DATA_SUFFIXES:
         yield _read(path)
-    elif path.is_dir() and (files := _text_files(path)):
-        if data := next((file for file in path.rglob("*") if file.suffix.lower() in DATA_SUFFIXES), None):
+    elif path.is_dir() and (files := _visible_files(path, TEXT_SUFFIXES)):
+        if data := _visible_files(path, DATA_SUFFIXES):
             raise DataError(
-                f"{source} holds texts ({files[0].name}) and a data set ({data.name}): give the files of one kind"
+                f"{source} holds texts ({files[0].name}) and a data set ({data[0].name}): give the files of one kind"
             )
         yield from map(_read, files)
     elif not path.exists() and path.suffix.lower() in TEXT_SUFFIXES:
@@ -186,9 +186,9 @@ def _texts_of(source: str, split: str) -> Iterator[str]:
             yield text
 
 
-def _text_files(folder: Path) -> list[Path]:
-    """Text files at any depth, hidden ones and caches left out."""
-    found = (file for file in folder.rglob("*") if file.suffix.lower() in TEXT_SUFFIXES and file.is_file())
+def _visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files of some kinds at any depth, hidden ones and caches left out."""
+    found = (file for file in folder.rglob("*") if file.suffix.lower() in suffixes and file.is_file())
     inside = ((file, file.relative_to(folder).parts) for file in found)
     return sorted(file for file, parts in inside if not any(p.startswith(".") or p == "__pycache__" for p in parts))
 

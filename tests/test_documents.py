@@ -122,6 +122,9 @@ def test_one_long_document_is_held_out_in_part_and_one_short_one_is_refused() ->
 
 def test_a_folder_with_texts_and_a_data_set_is_refused(tmp_path):
     (tmp_path / "README.md").write_text("About the data.")
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "seen.json").write_text("{}")
+    assert len(load_documents([str(tmp_path)])) == 1
     (tmp_path / "train.jsonl").write_text('{"text": "a row"}\n')
     with pytest.raises(DataError, match=r"holds texts \(README.md\) and a data set \(train.jsonl\)"):
         load_documents([str(tmp_path)])
