@@ -9,14 +9,16 @@ from rlgen.errors import ConfigError, DataError
 from rlgen.tasks import SPLITS, Task, get_task
 
 SHIPPED = "from_raw_text/sentences.py"
-NOUNS = [f"{first}{second}" for first in ("alph", "bet", "gamm", "delt", "epsil") for second in "abcdefghijklmnop"]
+NOUNS = [f"{first}{second}" for first in ("Alph", "Bet", "Gamm", "Delt", "Epsil") for second in "abcdefghijklmnop"]
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     folder = tmp_path_factory.mktemp("texts")
     middles = [" ".join(["very"] * count) for count in range(1, 7)]
-    text = "\n\n".join(f"The {noun} stood\nin {middle} cold water." for noun in NOUNS for middle in middles)
+    text = "\n\n".join(
+        f"{noun} {verb}\nin {middle} cold water." for noun in NOUNS for middle in middles for verb in ("stood", "sat")
+    )
     (folder / "text.txt").write_text(f"{text}\n\nIt had x = 3 in it, today.\n\nToo short.")
     return get_task(SHIPPED, str(folder))
 
@@ -28,39 +30,49 @@ def test_a_shipped_task_is_found_from_anywhere(tmp_path: Path, monkeypatch: pyte
         get_task("from_raw_text/sentence.py")
 
 
-def test_no_word_is_asked_for_in_two_splits(task: Task) -> None:
+def test_no_pair_is_asked_for_in_two_splits(task: Task) -> None:
     splits = {name: task.split(name) for name in SPLITS}
     check_disjoint(splits)
-    asked = [{row["keywords"][0] for row in rows} for rows in splits.values()]
-    assert sum(map(len, asked)) == len(set().union(*asked))
+    pairs = [{(row["begin"], row["words"]) for row in rows} for rows in splits.values()]
+    assert sum(map(len, pairs)) == len(set().union(*pairs))
+    taught = set(splits["sft"]["begin"])
     for rows in splits.values():
+        assert taught.issuperset(rows["begin"])
         for row in rows:
-            assert row["keywords"][0] in row["reference"]
+            assert row["reference"].startswith(f"{row['begin']} ")
             assert len(row["reference"].split()) == row["words"]
-            assert row["prompt"][0]["content"].endswith(f"with the word {row['keywords'][0]}.")
+            assert row["prompt"][0]["content"].endswith(f"begins with {row['begin']}.")
             assert f"{row['words']} words" in row["prompt"][0]["content"]
+
+
+def test_sft_has_several_answers_to_a_prompt(task: Task) -> None:
+    rows = task.split("sft")
+    assert len({row["prompt"][0]["content"] for row in rows}) < len(rows)
+    assert len(set(rows["reference"])) == len(rows)
 
 
 def test_better_sentences_score_higher(task: Task) -> None:
     follows = task.reward_functions["follows"]
     ordered = [
-        "The alpha stood in very cold water.",
-        "The alpha stood in the very old and very cold water.",  # too long
+        "Alpha, it stood in cold water.",
+        "Alpha stood in the very old and very cold water.",  # too long
         "Alpha.",  # too short
-        "The alpha stood in very cold water",  # no end
+        "Alpha stood in very cold water",  # no end
     ]
-    scores = follows(ordered, keywords=[["alpha"]] * 4, words=[7] * 4)
+    scores = follows(ordered, begin=["Alpha"] * 4, words=[6] * 4)
     assert scores == sorted(scores, reverse=True)
     assert scores[0] == 1
     assert scores[1] > scores[2]
     hacks = [
-        "The beta stood in very cold water.",
-        "alpha alpha alpha alpha alpha alpha alpha.",
-        "The alpha stood in very\ncold water.",
+        "Beta stood in very cold water.",
+        "The Alpha stood in cold water.",
+        "Alphabets stood in very cold water.",
+        "Alpha Alpha Alpha Alpha Alpha Alpha.",
+        "Alpha stood in very\ncold water.",
         "",
     ]
-    assert max(follows(hacks, keywords=[["alpha"]] * 4, words=[7] * 4)) < 0.2
-    assert task.metrics["exact_length"](ordered[:2], words=[7, 7]) == [1.0, 0.0]
+    assert max(follows(hacks, begin=["Alpha"] * 6, words=[6] * 6)) <= 0.5  # one of two wishes at the most
+    assert task.metrics["exact_length"](ordered[:2], words=[6, 6]) == [1.0, 0.0]
 
 
 def test_too_little_text_is_refused(tmp_path: Path) -> None:

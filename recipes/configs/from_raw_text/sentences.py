@@ -1,33 +1,32 @@
-"""A task out of raw text: write a sentence with a given word and of a given length.
+"""A task out of raw text: write a sentence that begins with a given word and has a given length.
 
     rlgen sft --task recipes/configs/from_raw_text/sentences.py --model_name_or_path runs/pretrain
 
 The answers for SFT are sentences of the text itself: by default the docstrings and comments of the standard library,
-with `--task_source` any file or folder that `rlgen pretrain` reads. No word is asked for in two splits, so that a
-model is judged by words that it has met in text, but never been asked for.
+with `--task_source` any file or folder that `rlgen pretrain` reads. No pair of word and length is asked for in two
+splits, while every word is asked for in SFT: a model is judged by pairs that it has to put together itself.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from reward_models import controlled, generic
-from reward_models._text import FUNCTION_WORDS
+from reward_models import generic
 from rlgen.documents import STDLIB, load_documents
 from rlgen.errors import DataError
 from rlgen.tasks import Task
 from rlgen.tasks._rows import Row, deal, digest, make_row, splitter
 
-PROMPT = "Write a sentence of {count} words with the word {word}."
+PROMPT = "Write a sentence of {count} words that begins with {word}."
 SHORTEST, LONGEST = 4, 14  # words of a sentence
-LEAST_SENTENCES = 4  # that a word must stand in
-MOST_ROWS = 10  # of a word, each of another length
+LEAST_SENTENCES = 4  # that must begin with a word
+MOST_ANSWERS = 8  # to one prompt of SFT
 FEWEST_WORDS = 50  # that a text must have to be worth while
-SHARES = {"sft": 0.5, "preference": 0.6, "rl": 0.82, "validation": 0.87, "heldout": 1.0}  # of the words, as upper ends
+SHARES = {"sft": 0.5, "preference": 0.6, "rl": 0.8, "validation": 0.83, "heldout": 1.0}  # of the pairs, as upper ends
 
 Scores = list[float | None]
 
@@ -40,34 +39,43 @@ def build(source: str | None = None) -> Task:
     """
     return Task(
         name="sentences",
-        description="Write a sentence with a given word and of a given length.",
+        description="Write a sentence that begins with a given word and has a given length.",
         split=splitter("sentences", lambda name: _splits(source or STDLIB)[name]),
         rewards={"follows": 1.0},
         reward_functions={"follows": follows},
-        metrics={"keyword": controlled.keywords, "length_kept": controlled.length, "exact_length": exact_length},
-        max_prompt_tokens=32,
+        metrics={"begins": begins, "near_length": near_length, "exact_length": exact_length},
+        max_prompt_tokens=48,
         max_completion_tokens=32,
     )
 
 
-def follows(completions: Sequence[Any], keywords: Sequence[list[str]], words: Sequence[int], **_: Any) -> Scores:
+def follows(completions: Sequence[Any], begin: Sequence[str], words: Sequence[int], **_: Any) -> Scores:
     """Score how well a sentence follows its prompt.
 
-    Range: [0, 1]; the product of: the word is used; half plus half of the closeness to the wanted length, on a
-    logarithmic scale; it ends like a sentence; nothing is said twice; no line break, which would begin another text.
-    Gaming: it reads form only; other words in any order around the wanted one pass.
+    Range: [0, 1]; half for the first word, half for the number of words (`near_length`), all of it times its form:
+    it ends like a sentence; nothing is said twice; no line break, which would begin another text.
+    Gaming: it reads form only; any words after the first pass.
     """
     parts = zip(
-        controlled.keywords(completions, keywords=keywords),
-        controlled.length(completions, words=words),
+        begins(completions, begin=begin),
+        near_length(completions, words=words),
         generic.ends_properly(completions),
         generic.repetition(completions),
         [float("\n" not in text.strip()) for text in _texts(completions)],
         strict=True,
     )
-    return [
-        (used or 0) * (0.5 + 0.5 * (near or 0)) * (end or 0) * (new or 0) * one for used, near, end, new, one in parts
-    ]
+    return [((first or 0) + (near or 0)) / 2 * (end or 0) * (new or 0) * one for first, near, end, new, one in parts]
+
+
+def begins(completions: Sequence[Any], begin: Sequence[str], **_: Any) -> Scores:
+    """Score whether the first word is the wanted one, 0 or 1."""
+    return [float(_first(text) == wanted) for text, wanted in zip(_texts(completions), begin, strict=True)]
+
+
+def near_length(completions: Sequence[Any], words: Sequence[int], **_: Any) -> Scores:
+    """Score the number of words: 1 for the wanted one, a quarter less for each missing or added one, 0 at least."""
+    distances = (abs(len(text.split()) - wanted) for text, wanted in zip(_texts(completions), words, strict=True))
+    return [max(0.0, 1 - distance / 4) for distance in distances]
 
 
 def exact_length(completions: Sequence[Any], words: Sequence[int], **_: Any) -> Scores:
@@ -88,26 +96,36 @@ def _texts(completions: Sequence[Any]) -> list[str]:
     return [each if isinstance(each, str) else each[-1]["content"] for each in completions]
 
 
+def _first(text: str) -> str:
+    return text.split()[0].rstrip(",") if text.strip() else ""
+
+
 @functools.lru_cache(maxsize=2)
 def _splits(source: str) -> dict[str, list[Row]]:
     found = dict.fromkeys(each for text in load_documents([source])["text"] for each in sentences(text))
     holding: defaultdict[str, list[str]] = defaultdict(list)
     for sentence in sorted(found, key=lambda each: digest("sentence", each)):
-        for word in set(re.findall(r"(?<= )[a-z]{4,10}(?=[ ,.])", sentence)) - FUNCTION_WORDS:
-            holding[word].append(sentence)
+        holding[_first(sentence)].append(sentence)
     words = {word: texts for word, texts in sorted(holding.items()) if len(texts) >= LEAST_SENTENCES}
     if len(words) < FEWEST_WORDS:
         raise DataError(
-            f"{source}: only {len(words)} words stand in {LEAST_SENTENCES} plain sentences; give more text"
+            f"{source}: only {len(words)} words begin {LEAST_SENTENCES} plain sentences or more; give more text"
         )
-    return deal(_rows(words), "sentences", unit=lambda row: str(row["keywords"][0]), shares=SHARES)
+    splits = deal(_prompts(words), "sentences", shares=SHARES)
+    asked = {row["begin"] for row in splits["sft"]}
+    splits = {name: [row for row in rows if row["begin"] in asked] for name, rows in splits.items()}
+    splits["sft"] = [answer for row in splits["sft"] for answer in _answers(row, words[row["begin"]])]
+    return splits
 
 
-def _rows(words: dict[str, list[str]]) -> Iterator[Row]:
+def _prompts(words: dict[str, list[str]]) -> Iterator[Row]:
+    """One row for each word and each length that a sentence beginning with it has."""
     for word, texts in words.items():
-        lengths = Counter[int]()
-        for text in texts:
-            count = len(text.split())
-            if not lengths[count] and lengths.total() < MOST_ROWS:
-                lengths[count] += 1
-                yield make_row(PROMPT.format(count=count, word=word), text, keywords=[word], words=count)
+        for count, text in {len(text.split()): text for text in texts}.items():
+            yield make_row(PROMPT.format(count=count, word=word), text, begin=word, words=count)
+
+
+def _answers(row: Row, texts: list[str]) -> list[Row]:
+    """The row with each of the sentences that answer it, up to `MOST_ANSWERS`."""
+    fitting = [text for text in texts if len(text.split()) == row["words"]][:MOST_ANSWERS]
+    return [make_row(row["prompt"], text, begin=row["begin"], words=row["words"]) for text in fitting]
