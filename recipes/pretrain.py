@@ -6,8 +6,8 @@
     rlgen pretrain --config from_raw_text/pretrain.yaml
 
 Needs text: files (.txt, .md, .rst, .py), folders of them, data sets with a column `text`, or "stdlib", the docstrings
-and comments of Python's own library. A new model of four million parameters reads about 3,000 tokens a second on one
-CPU core; the standard library has 700,000. Leaves a plain model folder with its tokenizer: of a decoder (--objective
+and comments of Python's own library. A new model of two million parameters reads about 5,000 tokens a second on one
+CPU core; the standard library has 800,000. Leaves a plain model folder with its tokenizer: of a decoder (--objective
 causal) for `rlgen sft`, of an encoder (masked) as the backbone of `rlgen reward`; with run.json and metrics.jsonl,
 where the perplexity of held-out text stands before, during and after. The same command goes on with a stopped run.
 """

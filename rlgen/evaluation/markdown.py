@@ -119,7 +119,10 @@ def _conditions(results: Mapping[str, Any]) -> str:
 
 
 def _reproduce(results: Mapping[str, Any], command: str | None) -> str:
-    rows = [[c["name"], f"`{c['path']}`", f"`{c['fingerprint']}`"] for c in results["checkpoints"]]
+    rows = [
+        [c["name"], f"`{c['path']}{'@' * bool(c.get('shots'))}{c.get('shots') or ''}`", f"`{c['fingerprint']}`"]
+        for c in results["checkpoints"]
+    ]
     sampling = "; ".join(
         f"{plan['name']} with {plan['num_samples']} per prompt, {plan['max_new_tokens']} tokens, seed {plan['seed']}"
         for plan in results["sampling"]

@@ -21,8 +21,17 @@ FEW_PROMPTS = 10
 DIGITS = 6
 
 # The questions a reader comes with, most wanted first: does the second beat the first?
-_QUESTIONS = (("sft", "ppo"), ("sft", "dpo"), ("base", "sft"), ("dpo", "ppo"))
-_STAGE = re.compile(r"(base|sft|dpo|ppo)(?![a-z])", re.IGNORECASE)
+_QUESTIONS = (
+    ("sft", "ppo"),
+    ("sft", "dpo"),
+    ("base", "sft"),
+    ("dpo", "ppo"),
+    ("prompted", "ppo"),
+    ("prompted", "dpo"),
+    ("prompted", "sft"),
+    ("base", "prompted"),
+)
+_STAGE = re.compile(r"(base|prompted|sft|dpo|ppo)(?![a-z])", re.IGNORECASE)
 _SEED = re.compile(r"(?P<method>.+?)[-_.]?seed[-_.]?(?P<seed>\d+)", re.IGNORECASE)  # of a checkpoint's whole name
 
 # scores[sampling][checkpoint][measure]
@@ -144,7 +153,7 @@ def direction(results: Mapping[str, Any], measure: str) -> bool | None:
 
 
 def main_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """The comparisons that matter: PPO against SFT first, DPO against SFT, SFT against base, PPO against DPO.
+    """The comparisons that matter, in the order of `_QUESTIONS`: PPO against SFT first.
 
     Checkpoints are recognised by the beginning of their names (`ppo`, `ppo-seed1`); names that say nothing are
     compared with the first checkpoint. Of methods with several seeds each seed is compared with its own.

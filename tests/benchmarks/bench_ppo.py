@@ -5,7 +5,7 @@
     python tests/benchmarks/bench_ppo.py curves --out curves.json
     python tests/benchmarks/bench_ppo.py --smoke --out smoke.json
 
-The first command takes about an hour on two CPU cores, most of it in TRL's trainers, and up to 16 GB of memory. Run it
+The first command takes about an hour on two CPU cores, most of it in TRL's trainers, and up to 22 GB of memory. Run it
 with nothing else on the machine: each rollout's `cpu_seconds` stand beside its `seconds` in the JSON and tell whether
 it had its cores to itself.
 

@@ -1,6 +1,7 @@
 """The recipe from its command line to the report, with tiny random models."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -221,6 +222,10 @@ def test_a_checkpoint_with_examples_stands_beside_the_same_without(setting, tmp_
     assert results["warnings"] == [] or "do not see the same text" not in " ".join(results["warnings"])
     assert results["summary"]["prompted"]["greedy"]["kl_sft"]["n"] == 0  # other prompts: no KL between them
     assert any(len(set(texts)) > 1 for texts in _texts(results))
+    for written in ("summary.md", "report.html"):
+        page = (tmp_path / "out" / written).read_text(encoding="utf-8")
+        assert re.search(rf"prompted\W.{{0,60}}{re.escape(str(setting['sft']))}@2shot", page, re.DOTALL)
+        assert not re.search(rf"sft\W.{{0,60}}{re.escape(str(setting['sft']))}@2shot", page, re.DOTALL)
     # Row 3 is held out, so that two examples are left and three are too many.
     with pytest.raises(RlgenError, match="3 examples are asked for, but there are 2 rows"):
         main.__wrapped__([*words[:-1], f"prompted={setting['sft']}@3shot", "--examples", str(examples)])

@@ -81,6 +81,22 @@ def test_main_pairs_put_ppo_against_sft_first():
     ]
     assert main_pairs(["old", "new", "newer"]) == [("old", "new"), ("old", "newer")]
     assert main_pairs(["grpo-1", "sft", "ppo"]) == [("sft", "ppo"), ("grpo-1", "sft"), ("grpo-1", "ppo")]
+    assert main_pairs(["base", "prompted", "sft", "ppo"]) == [
+        ("sft", "ppo"),
+        ("base", "sft"),
+        ("prompted", "ppo"),
+        ("prompted", "sft"),
+        ("base", "prompted"),
+    ]
+    assert ("prompted", "dpo") in main_pairs(["prompted", "sft", "dpo"])
+    assert main_pairs(["prompted", "sft-seed0", "sft-seed1", "ppo-seed0", "ppo-seed1"]) == [
+        ("sft-seed0", "ppo-seed0"),
+        ("sft-seed1", "ppo-seed1"),
+        ("prompted", "ppo-seed0"),
+        ("prompted", "ppo-seed1"),
+        ("prompted", "sft-seed0"),
+        ("prompted", "sft-seed1"),
+    ]
     assert main_pairs(["ppo"]) == []
 
 

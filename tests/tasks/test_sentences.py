@@ -36,11 +36,14 @@ def test_no_pair_is_asked_for_in_two_splits(task: Task) -> None:
     pairs = [{(row["begin"], row["words"]) for row in rows} for rows in splits.values()]
     assert sum(map(len, pairs)) == len(set().union(*pairs))
     taught = set(splits["sft"]["begin"])
-    for rows in splits.values():
+    for name, rows in splits.items():
         assert taught.issuperset(rows["begin"])
         for row in rows:
-            assert row["reference"].startswith(f"{row['begin']} ")
-            assert len(row["reference"].split()) == row["words"]
+            if row["reference"] is None:
+                assert name == "rl"  # pairs that the text has no sentence for
+            else:
+                assert row["reference"].startswith(f"{row['begin']} ")
+                assert len(row["reference"].split()) == row["words"]
             assert row["prompt"][0]["content"].endswith(f"begins with {row['begin']}.")
             assert f"{row['words']} words" in row["prompt"][0]["content"]
 
@@ -63,16 +66,23 @@ def test_better_sentences_score_higher(task: Task) -> None:
     assert scores == sorted(scores, reverse=True)
     assert scores[0] == 1
     assert scores[1] > scores[2]
-    hacks = [
+    one_wish_at_most = [
         "Beta stood in very cold water.",
         "The Alpha stood in cold water.",
         "Alphabets stood in very cold water.",
-        "Alpha Alpha Alpha Alpha Alpha Alpha.",
-        "Alpha stood in very\ncold water.",
-        "",
+        "Alpha . . . . .",
+        "Alpha , , , , .",
     ]
-    assert max(follows(hacks, begin=["Alpha"] * 6, words=[6] * 6)) <= 0.5  # one of two wishes at the most
-    assert task.metrics["exact_length"](ordered[:2], words=[6, 6]) == [1.0, 0.0]
+    assert max(follows(one_wish_at_most, begin=["Alpha"] * 5, words=[6] * 5)) <= 0.5
+    formless = ["Alpha Alpha Alpha Alpha Alpha Alpha.", "Alpha stood in very\ncold water.", ""]
+    assert follows(formless, begin=["Alpha"] * 3, words=[6] * 3) == [0, 0, 0]
+
+
+def test_the_parts_of_the_reward(task: Task) -> None:
+    texts = ["Alpha, it stood.", "Alpha it stood in water.", "One two three four five six seven.", "Alphabets stood."]
+    assert task.metrics["begins"](texts, begin=["Alpha"] * 4) == [1, 1, 0, 0]
+    assert task.metrics["near_length"](texts, words=[3] * 4) == [1, 0.5, 0, 0.75]
+    assert task.metrics["exact_length"](texts, words=[3] * 4) == [1, 0, 0, 0]
 
 
 def test_too_little_text_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from reward_models import generic
+from rlgen.data import conversational, row_hash
 from rlgen.documents import STDLIB, load_documents
 from rlgen.errors import DataError
 from rlgen.tasks import Task
@@ -74,13 +75,13 @@ def begins(completions: Sequence[Any], begin: Sequence[str], **_: Any) -> Scores
 
 def near_length(completions: Sequence[Any], words: Sequence[int], **_: Any) -> Scores:
     """Score the number of words: 1 for the wanted one, a quarter less for each missing or added one, 0 at least."""
-    distances = (abs(len(text.split()) - wanted) for text, wanted in zip(_texts(completions), words, strict=True))
+    distances = (abs(_count(text) - wanted) for text, wanted in zip(_texts(completions), words, strict=True))
     return [max(0.0, 1 - distance / 4) for distance in distances]
 
 
 def exact_length(completions: Sequence[Any], words: Sequence[int], **_: Any) -> Scores:
     """Score whether the number of words is the wanted one, 0 or 1."""
-    return [float(len(text.split()) == wanted) for text, wanted in zip(_texts(completions), words, strict=True)]
+    return [float(_count(text) == wanted) for text, wanted in zip(_texts(completions), words, strict=True)]
 
 
 def sentences(text: str) -> Iterator[str]:
@@ -94,6 +95,11 @@ def sentences(text: str) -> Iterator[str]:
 
 def _texts(completions: Sequence[Any]) -> list[str]:
     return [each if isinstance(each, str) else each[-1]["content"] for each in completions]
+
+
+def _count(text: str) -> int:
+    """Words of a text; punctuation that stands alone is none."""
+    return sum(any(letter.isalnum() for letter in word) for word in text.split())
 
 
 def _first(text: str) -> str:
@@ -115,6 +121,7 @@ def _splits(source: str) -> dict[str, list[Row]]:
     asked = {row["begin"] for row in splits["sft"]}
     splits = {name: [row for row in rows if row["begin"] in asked] for name, rows in splits.items()}
     splits["sft"] = [answer for row in splits["sft"] for answer in _answers(row, words[row["begin"]])]
+    splits["rl"] = sorted([*splits["rl"], *_unanswered(asked, words)], key=row_hash)
     return splits
 
 
@@ -123,6 +130,14 @@ def _prompts(words: dict[str, list[str]]) -> Iterator[Row]:
     for word, texts in words.items():
         for count, text in {len(text.split()): text for text in texts}.items():
             yield make_row(PROMPT.format(count=count, word=word), text, begin=word, words=count)
+
+
+def _unanswered(asked: set[str], words: dict[str, list[str]]) -> Iterator[Row]:
+    """Rows for the pairs that no sentence has: a reward needs no answer, and many prompts are not learnt by heart."""
+    for word in sorted(asked):
+        for count in set(range(SHORTEST, LONGEST + 1)) - {len(text.split()) for text in words[word]}:
+            prompt = conversational(PROMPT.format(count=count, word=word))
+            yield {"prompt": prompt, "completion": None, "reference": None, "begin": word, "words": count}
 
 
 def _answers(row: Row, texts: list[str]) -> list[Row]:
