@@ -161,7 +161,7 @@ def test_the_entropy_bonus_is_the_weighted_mean_entropy_and_its_gradient(make_tr
         logprobs = logits.double().log_softmax(-1)
         entropies.append(-(logprobs.exp() * logprobs).sum(-1))
     entropy = torch.cat(entropies).sum() / rollout["tokens_per_minibatch"].double()
-    assert plain - bonus == pytest.approx(0.25 * float(entropy), rel=1e-4)
+    assert plain - bonus == pytest.approx(0.25 * entropy.item(), rel=1e-4)
     expected = torch.autograd.grad(entropy, weights)
     for without, with_bonus, exact in zip(plain_gradient, bonus_gradient, expected, strict=True):
         torch.testing.assert_close(with_bonus - without, -0.25 * exact.float(), atol=1e-4, rtol=1e-3)
