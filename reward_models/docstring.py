@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from reward_models._code import COMMONPLACE, GENERIC, Code, english, read_code
+from reward_models._code import Code, english, read_code
+from reward_models._code_words import COMMONPLACE, GENERIC
 from reward_models._docstring_examples import EXAMPLES as EXAMPLES
 from reward_models._text import (
     DETERMINERS,

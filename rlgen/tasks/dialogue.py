@@ -42,7 +42,8 @@ def build(source: str | None = None) -> Task:
         metrics={name: rewards.REWARDS[name] for name in ("relevance", "engagement", "safety", "fluent")},
         max_prompt_tokens=256,
         max_completion_tokens=64,
-        public_data="HuggingFaceTB/everyday-conversations-llama3.1-2k (messages: the last one is the completion)",
+        public_data="HuggingFaceTB/everyday-conversations-llama3.1-2k (split train_sft; "
+        "the last of its messages is the completion)",
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import hashlib
 import importlib.util
 import logging
 import re
@@ -24,9 +23,10 @@ from datasets import Dataset
 
 from reward_models import docstring as rewards
 from reward_models._text import VERBS, imperative
-from rlgen.data import conversational, row_hash
+from rlgen.data import row_hash
 from rlgen.errors import ConfigError, DataError
 from rlgen.tasks import SPLITS, Task
+from rlgen.tasks._rows import Row, digest, make_row, split_of
 
 logger = logging.getLogger(__name__)
 
@@ -287,7 +287,7 @@ def _does_nothing(statement: ast.stmt) -> bool:
 @functools.lru_cache(maxsize=4)
 def _split_functions(root: Path) -> dict[str, list[Function]]:
     """Harvest, drop repetitions, cap what one module gives, and deal whole modules out to the splits."""
-    functions = sorted(harvest(root), key=lambda function: _digest(function.module, function.code))
+    functions = sorted(harvest(root), key=lambda function: digest(function.module, function.code))
     seen: set[str] = set()
     splits: dict[str, list[Function]] = {name: [] for name in SPLITS}
     unit_of = _unit(functions)
@@ -296,7 +296,7 @@ def _split_functions(root: Path) -> dict[str, list[Function]]:
         keys = _likeness(function)
         unit = unit_of(function)
         if seen.isdisjoint(keys) and taken[unit] < MAX_ROWS_PER_MODULE:
-            splits[_split_of(unit)].append(function)
+            splits[split_of(unit, _SALT, _SHARES)].append(function)
             taken[unit] += 1
         seen.update(keys)
     return splits
@@ -315,11 +315,6 @@ def _unit(functions: Sequence[Function]) -> Callable[[Function], str]:
     return grains[-1]
 
 
-def _split_of(unit: str) -> str:
-    position = int(_digest(_SALT, unit)[:8], 16) / 0x1_0000_0000
-    return next(name for name, end in _SHARES.items() if position < end)
-
-
 def _likeness(function: Function) -> set[str]:
     """Keys of which near-identical functions share one.
 
@@ -331,19 +326,9 @@ def _likeness(function: Function) -> set[str]:
     exact = "".join(bare.split())
     shape = re.sub(r"\w+", "_", exact)
     summary = function.summary.lower()
-    return {_digest("code", exact), _digest("shape", shape, summary), _digest("name", name, summary)}
+    return {digest("code", exact), digest("shape", shape, summary), digest("name", name, summary)}
 
 
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).hexdigest()
-
-
-def _row(function: Function) -> dict[str, object]:
-    return {
-        "prompt": conversational(render(function.code)),
-        "completion": [{"role": "assistant", "content": function.summary}],
-        "reference": function.summary,
-        "code": function.code,
-        "module": function.module,
-        "qualname": function.qualname,
-    }
+def _row(function: Function) -> Row:
+    where = {"module": function.module, "qualname": function.qualname}
+    return make_row(render(function.code), function.summary, code=function.code, **where)
