@@ -84,6 +84,8 @@ def start_tuning(args: "ModelArguments", model: PreTrainedModel, task_type: str 
         ConfigError: this model cannot be tuned in that way.
     """
     config = peft_config(args, model, task_type)
+    if args.tuning == "qlora":
+        keep_gradients(model)
     if config is not None:
         return config
     classifies = task_type == "SEQ_CLS"
@@ -109,6 +111,17 @@ def start_tuning(args: "ModelArguments", model: PreTrainedModel, task_type: str 
             if name.rsplit(".", 1)[-1] in heads:
                 module.requires_grad_(True)
     return None
+
+
+def keep_gradients(model: PreTrainedModel) -> None:
+    """Let gradients pass through 4-bit maps on a CPU after an evaluation, too.
+
+    On processors with AVX512-BF16, bitsandbytes 0.50 lays the weights out anew at the first forward pass in evaluation
+    mode, for an operation that has no gradient: from then on training silently reaches no adapter below another layer.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def peft_config(args: "ModelArguments", model: PreTrainedModel, task_type: str = "CAUSAL_LM") -> PeftConfig | None:

@@ -160,8 +160,6 @@ def sft_trainer(folder, output, **settings):
     ],
 )
 def test_sft_trains_with_the_optimizer_of_that_name(name, kind, tiny_llama, tmp_path):
-    if name == "adamw_8bit":
-        pytest.importorskip("bitsandbytes")
     trainer = sft_trainer(tiny_llama, tmp_path, optim=name, weight_decay=0.1)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     trainer.train()

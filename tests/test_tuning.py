@@ -110,14 +110,8 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
         return model.eval()(torch.tensor([[5, 6, 7, 8]])).logits[:, -4:]
 
 
-def need_bitsandbytes(name: str) -> None:
-    if name == "qlora":
-        pytest.importorskip("bitsandbytes")
-
-
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_exactly_the_intended_parameters_change_and_survive_saving(family, name, request, tmp_path):
-    need_bitsandbytes(name)
     folder, pattern = request.getfixturevalue(f"tiny_{family}"), {"llama": LLAMA, "gpt2": GPT2}[family][name]
     trainer = sft(folder, arguments(name, **({"unfreeze_until": 0.4} if name == "gradual" else {})), tmp_path)
     before = weights(trainer.model)
@@ -157,7 +151,6 @@ def test_every_strategy_has_a_case_here():
 
 @pytest.mark.parametrize("name", [name for name in LLAMA if "top_layers" in STRATEGIES[name].settings])
 def test_with_top_layers_nothing_below_them_trains(tiny_llama, name):
-    need_bitsandbytes(name)
     args = arguments(name, top_layers=1)
     model = load_policy(tiny_llama, dtype="float32", **loading_options(args))
     adapter = start_tuning(args, model)
@@ -301,6 +294,26 @@ def test_what_a_stage_cannot_have_fails_before_anything_is_loaded(settings, stag
     with pytest.raises(ConfigError, match=re.escape(message)) as caught:
         check_tuning(ModelArguments(**settings), stage, **others)
     assert "\n" not in str(caught.value)
+
+
+def test_an_evaluation_does_not_stop_the_gradients_of_qlora(tiny_llama):
+    args = arguments("qlora")
+    model = load_policy(tiny_llama, dtype="float32", **loading_options(args))
+    model = get_peft_model(model, start_tuning(args, model))
+    tokens = torch.tensor([[5, 6, 7, 8]])
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        model.train()(tokens, labels=tokens).loss.backward()
+        return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+
+    before = gradients()
+    logits(model)
+    after = gradients()
+    assert any(".layers.0." in name and value.abs().sum() > 0 for name, value in before.items())
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, msg=name)
 
 
 def test_qlora_without_bitsandbytes_is_refused(monkeypatch):

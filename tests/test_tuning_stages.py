@@ -45,7 +45,7 @@ def test_a_reward_model_scores_after_loading_whether_it_can_be_merged_or_not(
         assert all(same[key].equal(value) for key, value in trained.base_model.named_parameters())
 
 
-@pytest.mark.parametrize("name", ["houlsby", "layer_norm", "vera", "head"])
+@pytest.mark.parametrize("name", ["houlsby", "layer_norm", "vera", "head", "qlora"])
 def test_dpo_starts_at_its_reference(tiny_llama, pairs, tmp_path, name):
     words = f"--model_name_or_path {tiny_llama} --dataset_name {pairs} --tuning {name}"
     record = run("dpo", words, tmp_path / "dpo")

@@ -66,8 +66,6 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_rollouts_train_what_the_strategy_names_and_leave_the_reference(name, tiny_llama, tiny_gpt2, tmp_path):
-    if name == "qlora":
-        pytest.importorskip("bitsandbytes")
     settings = {"lora_r": 4} if "lora_r" in STRATEGIES[name].settings else {}
     settings |= {"unfreeze_until": 0.25} if name == "gradual" else {}
     args = ModelArguments(tuning=name, **settings)
