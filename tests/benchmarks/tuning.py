@@ -6,8 +6,9 @@
 `run` trains SFT from the preset's model, and PPO from the quickstart's SFT model, with each strategy that the stage
 allows, one after the other, each in a process and a folder of its own and for the same number of steps; then it
 compares all results of a stage with their common start on the preset's held-out prompts. All settings are the preset's
-but the learning rate, which must fit what trains: `RATES` has the usual magnitudes, which nobody has tuned; `--rates
-ia3=1e-3` takes others. What a strategy cannot do is kept as its error message. It goes on where it was interrupted.
+but the learning rate, which must fit what trains: `RATES` has the usual magnitudes, for loha, lokr, vera and
+prefix_tuning the better of two by SFT's validation loss; `--rates ia3=1e-3` takes others. What a strategy cannot do is
+kept as its error message. It goes on where it was interrupted.
 Strategies of kind weights leave whole models: count the model's float32 size for each of them and stage.
 
 `table` reads each folder's `run.json`, `benchmark.json` and the comparisons' `results.json`.
@@ -34,9 +35,13 @@ from rlgen.strategies import STRATEGIES
 
 STAGES = ("sft", "ppo")
 # LoRA and its kin keep the preset's rate; the fewer numbers train, the further each has to go.
-RATES = {"full": 5e-5, "gradual": 5e-5, "head": 5e-4, "bitfit": 2e-3, "layer_norm": 2e-3, "beft": 2e-3}
-RATES |= {"ia3": 5e-3, "vera": 5e-3, "prompt_tuning": 3e-2, "p_tuning": 3e-3, "prefix_tuning": 1e-2}
-PPO_RATES = {"full": 1e-5, "gradual": 1e-5, "head": 5e-5}
+WEIGHTS = {"full": 5e-5, "gradual": 5e-5, "head": 5e-4}
+VECTORS = {"bitfit": 2e-3, "layer_norm": 2e-3, "beft": 2e-3, "ia3": 5e-3}
+PROMPTS = {"prompt_tuning": 3e-2, "p_tuning": 3e-3, "prefix_tuning": 5e-2}
+RATES = {
+    "sft": WEIGHTS | VECTORS | PROMPTS | {"loha": 3e-3, "lokr": 5e-3, "vera": 2e-2},
+    "ppo": {"full": 1e-5, "gradual": 1e-5, "head": 5e-5, "vera": 5e-3} | VECTORS,
+}
 
 
 def preset_of(args: argparse.Namespace) -> dict[str, Any]:
@@ -62,9 +67,9 @@ def stage_flags(args: argparse.Namespace, stage: str, name: str) -> dict[str, An
     if "top_layers" not in STRATEGIES[name].settings:
         options.pop("top_layers", None)
     given = dict(pair.split("=") for pair in args.rates or ())
-    rates = RATES | (PPO_RATES if stage == "ppo" else {})
-    if name in given or name in rates:
-        options["learning_rate"] = float(given.get(name, rates.get(name)))
+    rates = RATES[stage] | given
+    if name in rates:
+        options["learning_rate"] = float(rates[name])
     options["output_dir"] = str(Path(args.output_dir) / stage / name)
     if stage == "sft":
         options["max_steps"] = args.sft_steps
