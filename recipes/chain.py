@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlgen.chains import find_chain, read_chain
+from rlgen.chains import check_stage, find_chain, read_chain
 from rlgen.cli import recipe_main
 from rlgen.config import parse_arguments, read_settings, recipe
 from rlgen.display import chain_display
-from rlgen.errors import ConfigError
+from rlgen.errors import ConfigError, RlgenError
 from rlgen.pipeline import Stage, flags, open_manifest, run_stages
 from rlgen.progress import format_seconds
 from rlgen.runs import write_atomic
@@ -63,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     stages = [Stage(name, flags(values)) for name, values in options.items()]
     for stage in stages:
         try:
-            read_settings(recipe_main(stage.name), stage.argv)
-        except ConfigError as error:
+            check_stage(stage.name, read_settings(recipe_main(stage.name), stage.argv))
+        except RlgenError as error:
             raise ConfigError(f"{folder / stage.name}.yaml: {error}") from error
     settings = {"stages": args.stages, "model": args.model_name_or_path, "seed": args.seed}
     open_manifest(run, stages, settings)

@@ -20,6 +20,8 @@ from rich.table import Table
 
 from reward_models._text import completion_text
 from rlgen.config import parse_arguments, recipe
+from rlgen.data import check_disjoint
+from rlgen.errors import ConfigError
 from rlgen.generation import render_prompts
 from rlgen.models import load_tokenizer
 from rlgen.rewards import checked, load_rewards
@@ -62,8 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # 1. Rows
     rows = task.split(args.split, max(args.rows, args.scored))
-    sizes = {name: len(task.split(name)) for name in SPLITS}
-    console.print("rows: " + ", ".join(f"{name} {size}" for name, size in sizes.items()), highlight=False)
+    splits = {name: task.split(name) for name in SPLITS}
+    check_disjoint(splits)
+    console.print("rows: " + ", ".join(f"{name} {len(split)}" for name, split in splits.items()), highlight=False)
     others = [name for name in rows.column_names if name not in ("prompt", "completion", "reference")]
     for index, row in enumerate(rows.select(range(min(args.rows, len(rows))))):
         console.rule(f"{args.split}, row {index}")
@@ -81,10 +84,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         prompts = list(rows["prompt"][:1])
         if args.shots:
             _, shots = split_shots(f"model@{args.shots}")
-            if shots is not None:
-                prompts = with_examples(
-                    prompts, choose_examples(task.split("sft"), shots, rows.select([0])), shots.style
+            if shots is None:
+                raise ConfigError(
+                    f"--shots must be a number and `shot`, such as 4shot or 2shot-plain, not {args.shots}"
                 )
+            prompts = with_examples(prompts, choose_examples(splits["sft"], shots, rows.select([0])), shots.style)
         console.rule("the first prompt as the model reads it")
         text = render_prompts(load_tokenizer(args.model_name_or_path), prompts)[0]
         console.print(text, highlight=False, markup=False)

@@ -1,12 +1,13 @@
 """A folder with one YAML file per stage, read as a chain: every stage begins where an earlier one ended."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlgen.errors import ConfigError
 from rlgen.parser import SHIPPED_CONFIGS, spelled_settings
+from rlgen.strategies import check_tuning
 
 STAGES = ("pretrain", "sft", "reward", "ppo", "dpo", "compare")
 
@@ -61,6 +62,28 @@ def read_chain(
     if seed is not None:
         moved = {name: {**stage, "seed": seed} for name, stage in moved.items()}
     return moved
+
+
+def check_stage(name: str, settings: Sequence[Any]) -> None:
+    """Refuse what a stage would refuse only once its turn comes: its way of tuning, and its task.
+
+    Args:
+        name: of the stage.
+        settings: what its recipe reads, see `rlgen.config.read_settings`.
+
+    Raises:
+        ConfigError: the stage cannot have that way of tuning, or there is no such task.
+        DataError: the task cannot be built.
+    """
+    from rlgen.tasks import get_task  # only now: a chain that is misspelt is refused without these libraries
+
+    values = {key: value for each in settings for key, value in vars(each).items()}
+    for model_args in (each for each in settings if hasattr(each, "tuning")):
+        known = ("packing", "gradient_checkpointing", "disable_dropout", "critic")
+        others = {key: values[key] for key in known if key in values}
+        check_tuning(model_args, name, merge=values.get("merge_adapter", True), **others)
+    if values.get("task"):
+        get_task(values["task"], values.get("task_source"))
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -100,6 +100,14 @@ output_dir: runs/mine/sft
 max_steps: 2
 per_device_train_batch_size: 2
 """
+LEAKY_TASK = """
+from datasets import Dataset
+from rlgen.tasks import Task
+
+def build(source):
+    rows = Dataset.from_list([{"prompt": "Tea?", "completion": "Please."}])
+    return Task("leaky", "Say the same.", lambda name, count=None: rows, {}, {}, {}, 64, 64)
+"""
 CHAIN_PPO = """
 model_name_or_path: runs/mine/sft
 dataset_name: others.jsonl
@@ -187,6 +195,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "chain_typo").mkdir()
     (folder / "chain_typo" / "sft.yaml").write_text(CHAIN_SFT)
     (folder / "chain_typo" / "ppo.yaml").write_text(f"{CHAIN_PPO}kl_coeff: 0.1\n")
+    (folder / "many.yaml").write_text("data: many.jsonl\nrewards: {my_rewards.py:shortness: 1}\n")
+    (folder / "many.jsonl").write_text("".join(f'{{"prompt": "Say {n}.", "completion": "{n}"}}\n' for n in range(99)))
+    (folder / "leaky.py").write_text(LEAKY_TASK)
+    for name, line in {"tuning": "tuning: prompt_tuning", "task": "task: reasonin"}.items():
+        (folder / f"chain_{name}").mkdir()
+        (folder / f"chain_{name}" / "sft.yaml").write_text(CHAIN_SFT)
+        (folder / f"chain_{name}" / "ppo.yaml").write_text(f"{CHAIN_PPO}{line}\n")
     (folder / "no_model").mkdir()
     (folder / "tasks").mkdir()
     (folder / "tasks" / "rlgen_say.yaml").write_text(HARNESS_TASK)
@@ -447,6 +462,16 @@ MISTAKES = {
     "unwritable quickstart": ("quickstart", "--preset smoke --output_dir a_file/run", "a_file"),
     "chain that is not there": ("chain", "reasonin", "there is no chain reasonin"),
     "chain with a misspelt key": ("chain", "chain_typo", "chain_typo/ppo.yaml: "),
+    "chain with a later stage that cannot be": (
+        "chain",
+        "chain_tuning",
+        "chain_tuning/ppo.yaml: --tuning prompt_tuning",
+    ),
+    "chain with a later task that is not there": (
+        "chain",
+        "chain_task",
+        "chain_task/ppo.yaml: unknown task 'reasonin'",
+    ),
     "unwritable chain": ("chain", "chain_stages --output_dir a_file/run", "a_file"),
     "unknown preset": ("quickstart", "--preset smoky", "--preset"),
     "reward that raises": ("ppo", f"{PPO} --reward my_rewards.py:raises", "raises"),

@@ -1,8 +1,8 @@
 """Tasks: where the rows come from, how they are split, and which rewards and metrics judge them.
 
 A task is one module with `build(source: str | None) -> Task`. Shipped tasks are found by name; a task of your own is
-a file and needs no registration: Python (`my_task.py`), or YAML that names a data set (`my_task.yaml`, see
-`rlgen.tasks.from_yaml`).
+a file and needs no registration: Python (`my_task.py`, see `rlgen.tasks.from_python`), or YAML that names a data set
+(`my_task.yaml`, see `rlgen.tasks.from_yaml`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from types import ModuleType
 from datasets import Dataset
 
 from rlgen.errors import ConfigError
-from rlgen.importing import import_file
-from rlgen.parser import SHIPPED_CONFIGS
 
 SPLITS = ("sft", "preference", "rl", "validation", "heldout")
 
@@ -95,17 +93,34 @@ def get_task(name: str, source: str | None = None) -> Task:
         The task. Its rows are made when a split is asked for.
 
     Raises:
-        ConfigError: There is no such task, its module has no `build`, or its YAML is wrong.
+        ConfigError: There is no such task, its module has no `build` or one that fails, or its YAML is wrong.
         DataError: The source cannot be used.
     """
     if name.endswith((".yaml", ".yml")):
         from rlgen.tasks.from_yaml import build_from  # only now: it imports this module
 
         return build_from(Path(name), source)
-    module = _load_file(Path(name)) if name.endswith(".py") else _load_registered(name)
+    if name.endswith(".py"):
+        from rlgen.tasks.from_python import build_from_file  # likewise
+
+        return build_from_file(Path(name), source)
+    return built(_load_registered(name), name, source)
+
+
+def built(module: ModuleType, name: str, source: str | None) -> Task:
+    """Call `build` of a task's module.
+
+    Args:
+        module: The imported module.
+        name: What the user called the task, for messages.
+        source: See `get_task`.
+
+    Raises:
+        ConfigError: It has no `build`, or that gives something else than a task.
+    """
     build = getattr(module, "build", None)
     if not callable(build):
-        raise ConfigError(f"task '{name}': {module.__name__} has no function build(source); add one")
+        raise ConfigError(f"task '{name}' has no function build(source); add one")
     task = build(source)
     if not isinstance(task, Task):
         raise ConfigError(f"task '{name}': build(source) returned {type(task).__name__}, not rlgen.tasks.Task")
@@ -118,16 +133,3 @@ def _load_registered(name: str) -> ModuleType:
         hint = f"did you mean '{near[0]}'?" if near else "or give the path of a .py or .yaml file"
         raise ConfigError(f"unknown task '{name}' (known: {', '.join(task_names())}); {hint}")
     return importlib.import_module(_REGISTRY[name])
-
-
-def _load_file(path: Path) -> ModuleType:
-    path = path.expanduser()
-    if not path.is_file():
-        shipped = SHIPPED_CONFIGS / path.as_posix().removeprefix("recipes/configs/")
-        path = shipped if shipped.is_file() else path
-    if not path.is_file():
-        raise ConfigError(f"task file {path}: no such file")
-    try:
-        return import_file(path, "task")
-    except Exception as error:
-        raise ConfigError(f"task file {path}: {type(error).__name__}: {error}") from error

@@ -17,7 +17,7 @@ from reward_models import augmentation as rewards
 from rlgen.errors import ConfigError
 from rlgen.tasks import Task
 from rlgen.tasks._rated import Rated, rated_sentences
-from rlgen.tasks._rows import Row, deal, digest, make_row, optional, refuse_source, split_of, splitter
+from rlgen.tasks.rows import Row, deal, digest, make_row, optional, refuse_source, split_of, splitter
 
 INSTRUCTION = (
     "Here is a {label} sentence from a movie review. "

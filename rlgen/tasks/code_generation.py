@@ -20,7 +20,7 @@ from typing import Any
 
 from reward_models import code_generation as rewards
 from rlgen.tasks import Task
-from rlgen.tasks._rows import Row, deal, digest, make_row, splitter, unknown_source
+from rlgen.tasks.rows import Row, deal, digest, make_row, splitter, unknown_source
 from rlgen.wheels import PackageFile, package_files
 
 MORE_ITERTOOLS = PackageFile(

@@ -15,7 +15,7 @@ from reward_models import augmentation, controlled
 from reward_models._prose import words
 from rlgen.tasks import Task
 from rlgen.tasks._rated import Rated, rated_sentences
-from rlgen.tasks._rows import Row, deal, digest, make_row, optional, refuse_source, splitter
+from rlgen.tasks.rows import Row, deal, digest, make_row, optional, refuse_source, splitter
 
 GOOD_ENOUGH = 0.9  # of the reward: below, the human sentence is no example of what is asked
 CLEAR_RATING = 1.0  # on a scale from -4 to 4

@@ -14,7 +14,7 @@ from typing import Any
 from reward_models import dialogue as rewards
 from rlgen.human_pairs import conversations
 from rlgen.tasks import Task
-from rlgen.tasks._rows import Row, deal, digest, make_row, refuse_source, split_of, splitter
+from rlgen.tasks.rows import Row, deal, digest, make_row, refuse_source, split_of, splitter
 
 SHORTEST, LONGEST = 5, 40  # words of a turn
 CONTEXT = 3  # turns

@@ -26,7 +26,7 @@ from reward_models._text import VERBS, imperative
 from rlgen.data import row_hash
 from rlgen.errors import ConfigError, DataError
 from rlgen.tasks import SPLITS, Task
-from rlgen.tasks._rows import Row, digest, make_row, split_of
+from rlgen.tasks.rows import Row, digest, make_row, split_of
 
 logger = logging.getLogger(__name__)
 

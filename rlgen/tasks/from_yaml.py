@@ -28,7 +28,7 @@ from rlgen.data import DATA_SUFFIXES, load_rows, row_hash
 from rlgen.errors import ConfigError, DataError
 from rlgen.rewards.load import load_reward
 from rlgen.tasks import Task
-from rlgen.tasks._rows import SHARES, Row, deal, make_row, splitter
+from rlgen.tasks.rows import SHARES, Row, deal, make_row, splitter
 
 _WITHOUT_HELDOUT = {name: min(1.0, end / SHARES["validation"]) for name, end in SHARES.items() if name != "heldout"}
 
@@ -157,10 +157,7 @@ def _rows(settings: TaskFile, path: Path, data: str, split: str) -> list[Row]:
     found = table.column_names
     for new, old in settings.columns.items():
         _known_column(old, found, f"task file {path}: columns: {new}")
-    fields_of = {
-        key: [name for _, name, _, _ in string.Formatter().parse(getattr(settings, key)) if name is not None]
-        for key in ("prompt", "completion")
-    }
+    fields_of = {key: _fields(getattr(settings, key), f"task file {path}: {key}") for key in ("prompt", "completion")}
     answered = settings.completion != TaskFile.completion or "completion" in (*found, *settings.columns)
     for key in ("prompt", "completion") if answered else ("prompt",):
         for name in fields_of[key]:
@@ -180,6 +177,13 @@ def _rows(settings: TaskFile, path: Path, data: str, split: str) -> list[Row]:
             row = {name: value for name, value in row.items() if name not in ("completion", "reference")}
         rows.append(row | ({"reference": values["reference"]} if "reference" in values else {}))
     return rows
+
+
+def _fields(template: str, where: str) -> list[str]:
+    try:
+        return [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}; write a brace that is meant twice, {{{{ or }}}}") from error
 
 
 def _filled(template: str, whole: str, column: str, values: Mapping[str, Any]) -> Any:

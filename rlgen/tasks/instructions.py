@@ -18,8 +18,8 @@ from typing import Any
 from reward_models import controlled as rewards
 from rlgen.data import conversational
 from rlgen.tasks import Task
-from rlgen.tasks._rows import Row, deal, digest, make_row, optional, splitter, unknown_source
 from rlgen.tasks._topics import TOPICS
+from rlgen.tasks.rows import Row, deal, digest, make_row, optional, splitter, unknown_source
 from rlgen.wheels import PackageFile, package_files
 
 IFEVAL = PackageFile(

@@ -18,7 +18,7 @@ from typing import Any
 from reward_models import reasoning as rewards
 from rlgen.tasks import Task
 from rlgen.tasks._benchmarks import benchmark
-from rlgen.tasks._rows import SHARES, Row, deal, digest, make_row, optional, splitter, unknown_source
+from rlgen.tasks.rows import SHARES, Row, deal, digest, make_row, optional, splitter, unknown_source
 
 BENCHMARKS = ("CommonsenseQA", "OpenBookQA", "PIQA")
 FORMAT = "Show the working in one or two lines, then end with: The answer is N."

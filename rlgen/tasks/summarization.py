@@ -18,8 +18,8 @@ from reward_models import summarization as rewards
 from reward_models._prose import words
 from rlgen.tasks import Task
 from rlgen.tasks._benchmarks import benchmark
-from rlgen.tasks._rows import Row, deal, make_row, splitter
 from rlgen.tasks.docstring import python_files, source_root
+from rlgen.tasks.rows import Row, deal, make_row, splitter
 
 INSTRUCTION = "Summarize this text in one sentence of at most 20 words."
 SHORTEST, LONGEST = 120, 1400  # characters of a text

@@ -19,7 +19,7 @@ from typing import Any
 
 from reward_models import translation as rewards
 from rlgen.tasks import Task
-from rlgen.tasks._rows import Row, deal, digest, make_row, optional, splitter, unknown_source
+from rlgen.tasks.rows import Row, deal, digest, make_row, optional, splitter, unknown_source
 from rlgen.wheels import PackageFile, package_files
 
 KINDS = ("messages", "cldr")

@@ -82,6 +82,7 @@ def test_prompts_as_they_are(folder: Path) -> None:
         ("data: trivia.jsonl", "", ConfigError, "data must be given"),
         ("data: trivia.jsonl", "data: nowhere.jsonl", DataError, "nowhere.jsonl"),
         ("{question}", "{qestion}", ConfigError, "no column 'qestion'; did you mean question"),
+        ("{question}", "{question} {", ConfigError, "trivia.yaml: prompt: .*; write a brace that is meant twice"),
         ("answer: short", "answer: shrt", ConfigError, "columns: answer: the data has no column 'shrt'"),
         ("0.75", "much", ConfigError, "weight of reward reasoning_correct must be a number"),
         ("tokens: 24", "tokens: many", ConfigError, "max_completion_tokens must be of type int, not str"),

@@ -20,7 +20,7 @@ from rlgen.data import conversational, row_hash
 from rlgen.documents import STDLIB, load_documents
 from rlgen.errors import DataError
 from rlgen.tasks import Task
-from rlgen.tasks._rows import Row, deal, digest, make_row, splitter
+from rlgen.tasks.rows import Row, deal, digest, make_row, splitter
 
 PROMPT = "Write a sentence of {count} words that begins with {word}."
 SHORTEST, LONGEST = 4, 14  # words of a sentence
