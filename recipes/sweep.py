@@ -110,7 +110,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(f"there is no recipe {args.recipe} to search: there are {', '.join(map(spoken, known))}")
     space = read_space(args.search)
     base = spelled_settings(find_config(args.base)) if args.base else {}
-    check_settings(name, base, space, with_seed=args.seeds > 1)
+    try:
+        check_settings(name, base, space, with_seed=args.seeds > 1)
+    except ConfigError as error:
+        raise ConfigError(f"{args.search}{f' with {args.base}' if args.base else ''}: {error}") from error
     if args.sampler == "grid":
         args.trials = min(args.trials, len(space.grid()))
 

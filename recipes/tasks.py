@@ -7,6 +7,7 @@ Needs nothing and takes a few seconds. Writes nothing. A task of your own is one
 
 import rlgen  # isort: skip  # noqa: F401  (it sets what the libraries below read when they are imported)
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from rlgen.config import parse_arguments, recipe
+from rlgen.errors import ConfigError
 from rlgen.tasks import get_task, task_names
 
 
@@ -27,7 +29,10 @@ class TasksArguments:
 @recipe
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the list."""
-    parse_arguments((TasksArguments,), description="List the tasks.", argv=argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and not words[0].startswith("-"):
+        raise ConfigError(f"rlgen tasks takes no name; to see one of them: rlgen tasks show {words[0]}")
+    parse_arguments((TasksArguments,), description="List the tasks.", argv=words)
     table = Table(box=SIMPLE, pad_edge=False)
     for heading in ("task", "what it asks for", "rewards", "public data for a full run"):
         table.add_column(heading, overflow="fold")

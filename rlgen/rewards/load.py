@@ -341,9 +341,9 @@ def _unknown(name: str, task: "Task | None") -> RewardError:
     if "/" in name or name.endswith(".py"):
         hint = "; for a function in a file add :function" if name.endswith(".py") else "; there is no such folder"
         return RewardError(f"unknown reward {name}{hint}")
+    near = _nearest(name, known) or f"; known: {', '.join(known)}"
     return RewardError(
-        f"unknown reward {name}{_nearest(name, known)}; known: {', '.join(known)}; "
-        "or give path/to/file.py:function, module:function, or a reward model's folder"
+        f"unknown reward {name}{near}; or give path/to/file.py:function, module:function, or a reward model's folder"
     )
 
 
