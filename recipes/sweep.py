@@ -110,6 +110,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ConfigError(f"there is no recipe {args.recipe} to search: there are {', '.join(map(spoken, known))}")
     space = read_space(args.search)
     base = spelled_settings(find_config(args.base)) if args.base else {}
+    if args.seeds > 1 and "seed" in {**space.varied, **space.fixed}:
+        raise ConfigError(f"{args.search}: seed has no place beside --seeds {args.seeds}, which sets it: leave it out")
     try:
         check_settings(name, base, space, with_seed=args.seeds > 1)
     except ConfigError as error:

@@ -27,7 +27,7 @@ from rlgen.evaluation.significance import mcnemar
 from rlgen.evaluation.statistics import compare_paired
 from rlgen.runs import write_atomic
 from rlgen.tasks import get_task
-from rlgen.tasks.augmentation import classified
+from rlgen.tasks.augmentation import classified, sentences_to_test
 
 
 @dataclass
@@ -68,18 +68,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     texts["people"] = [row["reference"] for row in seeds]
 
     # 2. A classifier on the seeds alone, and one on the seeds with the new examples
+    test = sentences_to_test({*(row["seed"] for row in seeds), *(text for each in texts.values() for text in each)})
     gains = {}
     for name, generated in texts.items():
-        alone, helped = (np.array(right, dtype=float) for right in classified(seeds, generated))
+        alone, helped = (np.array(right, dtype=float) for right in classified(seeds, generated, test))
         gains[name] = asdict(compare_paired(alone, helped)) | {"p_value": mcnemar(alone, helped)}
     report = Path(args.comparison) / "gain.json"
     write_atomic(report, json.dumps(gains, indent=1) + "\n")
 
     # 3. Print
-    first = next(iter(gains.values()))
     console = Console()
     console.print(
-        f"Accuracy of a classifier on {first['n']} sentences that people have labeled, trained on {len(samples)} "
+        f"Accuracy of a classifier on {len(test)} sentences that people have labeled, trained on {len(samples)} "
         "seeds alone and with one more example for each:",
         highlight=False,
         soft_wrap=True,

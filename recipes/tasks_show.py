@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             [{"role": "prompt", "content": row["prompt"]}] if isinstance(row["prompt"], str) else row["prompt"]
         ):
             console.print(f"{message['role']}: {message['content']}", highlight=False, markup=False)
-        if "completion" in row:
+        if row.get("completion"):
             console.print(f"reference: {completion_text(row['completion'])}", highlight=False, markup=False)
         for name in others:
             console.print(f"  {name} = {str(row[name])[:160]}", highlight=False, markup=False, style="dim")
@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.print(text, highlight=False, markup=False)
 
     # 3. Rewards and metrics of the reference answers
-    if "completion" not in rows.column_names:
+    rows = rows.filter(lambda row: bool(row.get("completion")))
+    if not len(rows):
         print("the rows have no reference answers")
         return
     functions, weights = load_rewards(None, None, task)

@@ -25,6 +25,7 @@ from rlgen.errors import DataError
 from rlgen.new_models import Objective
 
 IGNORED = -100
+DOCUMENTS_AT_ONCE = 20_000  # packed together
 
 
 def token_blocks(
@@ -73,7 +74,8 @@ def token_blocks(
     rows = documents.map(tokens, batched=True, remove_columns=documents.column_names)
     total = sum(map(len, rows["input_ids"]))
     if packing:
-        rows = pack_dataset(rows, inside, "wrapped").with_format(None)
+        # Each batch of documents loses the end of its last block; all at once do not fit any memory.
+        rows = pack_dataset(rows, inside, "wrapped", {"batch_size": DOCUMENTS_AT_ONCE}).with_format(None)
         rows = rows.filter(lambda row: len(row["input_ids"]) == inside)
     else:
         rows = rows.map(cut, batched=True)
@@ -135,9 +137,14 @@ def masked_once(blocks: Dataset, tokenizer: PreTrainedTokenizerBase, mlm_probabi
 
     Returns:
         Rows with `input_ids`, `attention_mask` and `labels`, padded to one length.
+
+    Raises:
+        DataError: not one token was drawn.
     """
     mask = DataCollatorForLanguageModeling(tokenizer, mlm_probability=mlm_probability, seed=seed)
     batch = mask([{"input_ids": ids} for ids in blocks["input_ids"]])
+    if not (batch["labels"] != IGNORED).any():
+        raise DataError("no token of the held-out text is masked: give more of it, or a larger --mlm_probability")
     return Dataset.from_dict({name: values.tolist() for name, values in batch.items()})
 
 

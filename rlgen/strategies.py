@@ -207,6 +207,10 @@ def check_model_arguments(args: "ModelArguments") -> None:
         if name not in strategy.settings and getattr(args, name) != defaults[name]:
             readers = [other.name for other in STRATEGIES.values() if name in other.settings]
             raise ConfigError(f"--tuning {args.tuning} does not read --{name}; these do: {', '.join(readers)}")
+    if args.lora_modules_to_save and strategy.kind != "adapter":
+        raise ConfigError(
+            f"--tuning {args.tuning} does not read --lora_modules_to_save, which adapters do: leave it out"
+        )
     base = args.lora_init.split("_niter_")[0]
     if base not in (*NEUTRAL_INITS, *BASE_CHANGING_INITS):
         known = ", ".join((*NEUTRAL_INITS, *BASE_CHANGING_INITS, "pissa_niter_N"))

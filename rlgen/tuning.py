@@ -268,6 +268,8 @@ def _own_head(model: PreTrainedModel) -> nn.Module:
         head.weight = nn.Parameter(head.weight.detach().clone())
         for config in (model.config, model.config.get_text_config()):
             config.tie_word_embeddings = False  # else loading would tie them again
+        if getattr(head, "bias", None) is not None:  # one that is shared inside the head would be saved once
+            head.bias = nn.Parameter(head.bias.detach().clone())
     return head
 
 
@@ -327,20 +329,28 @@ def _norms(model: PreTrainedModel, top_layers: int | None) -> list[str]:
 
 
 def _block_outputs(model: PreTrainedModel, top_layers: int | None, *, attention: bool) -> list[str]:
-    """Full names of the last linear map of each layer's feed-forward part, and of its attention if asked for."""
+    """Full names of the last linear map of each layer's feed-forward part, and of its attentions if asked for."""
     size = model.config.get_text_config().hidden_size
     found = []
     for prefix, layer in _trained_layers(model, top_layers):
-        ends: dict[bool, str] = {}
+        ends: dict[str, str] = {}
         for name, module in layer.named_modules():
             if _is_linear(module) and _width(module) == size:
-                ends["att" in name.lower()] = f"{prefix}.{name}"  # the last one wins
-        if False not in ends or (attention and True not in ends):
+                ends[_attention_in(name)] = f"{prefix}.{name}"  # the last one wins
+        feed_forward = ends.pop("", None)
+        if feed_forward is None or (attention and not ends):
             raise ConfigError(
                 f"{type(model).__name__} has layers without the maps that bottlenecks follow: take --tuning lora"
             )
-        found += [ends[True], ends[False]] if attention else [ends[False]]
+        found += [*ends.values(), feed_forward] if attention else [feed_forward]
     return found
+
+
+def _attention_in(name: str) -> str:
+    """The attention that a module is part of (`self_attn` of `self_attn.o_proj`); empty for all others."""
+    parts = name.split(".")
+    depth = next((index for index, part in enumerate(parts) if "att" in part.lower()), None)
+    return "" if depth is None else ".".join(parts[: depth + 1])
 
 
 def _width(module: Any) -> int:

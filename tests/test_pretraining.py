@@ -127,3 +127,19 @@ def test_padding_and_the_size_of_batches_change_no_perplexity(tiny_llama: str) -
 def test_a_hopeless_model_has_a_finite_perplexity() -> None:
     found = perplexity(EvalPrediction(predictions=np.array([[1e6, 1.0]]), label_ids=None))
     assert math.isfinite(found["perplexity"])
+
+
+@pytest.mark.parametrize("at_once", [2, 1000])
+def test_packing_many_documents_loses_only_the_end_of_each_batch(at_once: int, monkeypatch) -> None:
+    monkeypatch.setattr("rlgen.pretraining.DOCUMENTS_AT_ONCE", at_once)
+    documents = Dataset.from_dict({"text": TEXTS * 500})
+    stream = sum(len(DECODER(text)["input_ids"]) + 1 for text in documents["text"])
+    rows = token_blocks(documents, DECODER, length=16)
+    lost = stream - 16 * len(rows)
+    assert lost <= 15 * (len(documents) // at_once)
+
+
+def test_held_out_text_of_which_nothing_is_masked_is_refused() -> None:
+    blocks = token_blocks(DOCUMENTS, ENCODER, length=40, objective="masked", packing=False)
+    with pytest.raises(DataError, match="no token of the held-out text is masked"):
+        masked_once(blocks, ENCODER, 1e-9, seed=0)

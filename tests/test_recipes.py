@@ -184,6 +184,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mix_typo.yaml").write_text("rewards: {short: {reward: 'my_rewards.py:shortness', wieght: 2}}\n")
     base = "model_name_or_path: llama\ndataset_name: rows.jsonl\neval_dataset_name: heldout.jsonl\nmax_steps: 2\n"
     (folder / "sweep_base.yaml").write_text(base)
+    (folder / "search_seed.yaml").write_text("seed: [1, 2]\n")
     (folder / "search.yaml").write_text("learning_rate: {low: 1e-5, high: 1e-3, log: true}\n")
     (folder / "search_typo.yaml").write_text("lerning_rate: [1e-5, 1e-3]\n")
     (folder / "search_bad.yaml").write_text("learning_rate: {low: 1e-3, high: 1e-5}\n")
@@ -599,6 +600,11 @@ MISTAKES = {
         "sweep",
         "--recipe sft --config sweep_base.yaml --search search_bad.yaml --metric eval_loss",
         "must be below",
+    ),
+    "sweep over what --seeds sets": (
+        "sweep",
+        "--recipe sft --config sweep_base.yaml --search search_seed.yaml --metric eval_loss --seeds 2",
+        "search_seed.yaml: seed has no place beside --seeds 2",
     ),
     "sweep whose end a recipe refuses": (
         "sweep",

@@ -219,3 +219,13 @@ def test_ppo_of_all_weights_starts_at_its_reference_and_moves(family, tiny_famil
         assert sum(rewards[-2:]) / 2 > sum(rewards[:2]) / 2 + 0.03
     assert any("eval_reward" in row for row in one.state.log_history)
     assert all(row["loss/ptx"] > 0 for row in logged)
+
+
+@pytest.mark.parametrize(
+    ("family", "inside"), [("t5", ("SelfAttention", "EncDecAttention")), ("bart", ("self_attn", "encoder_attn"))]
+)
+def test_houlsby_follows_each_attention_of_a_decoder_layer(family, inside, tiny_family):
+    model = load_policy(tiny_family(family), dtype="float32")
+    adapter = start_tuning(ModelArguments(tuning="houlsby", top_layers=1), model)
+    assert len(adapter.target_modules) == 3
+    assert all(any(f".{name}." in target for target in adapter.target_modules) for name in inside)

@@ -14,9 +14,10 @@ from trl import SFTConfig, SFTTrainer
 
 from rlgen.config import ModelArguments
 from rlgen.errors import ConfigError, ModelError
-from rlgen.models import can_merge, load_policy, load_tokenizer, save_model, starting_model
+from rlgen.models import can_merge, load_masked_model, load_policy, load_tokenizer, save_model, starting_model
 from rlgen.runs import open_run
 from rlgen.strategies import BASE_CHANGING_INITS, NEUTRAL_INITS, STAGES, STRATEGIES, check_tuning
+from rlgen.tiny import tiny_model
 from rlgen.tuning import loading_options, start_tuning
 from rlgen.tuning_callbacks import GradualUnfreezing, tuning_callbacks
 
@@ -264,6 +265,7 @@ def test_what_a_family_cannot_have_is_refused(tiny_llama, tiny_gpt2, name, messa
         ({"tuning": "prompt_tuning", "top_layers": 2}, "does not read --top_layers; these do: full"),
         ({"tuning": "ia3", "lora_init": "pissa"}, "does not read --lora_init"),
         ({"tuning": "lora", "bottleneck_size": 8}, "these do: houlsby, pfeiffer"),
+        ({"tuning": "full", "lora_modules_to_save": ["lm_head"]}, "does not read --lora_modules_to_save"),
         ({"tuning": "qlora", "lora_init": "olora"}, "which qlora has not: take lora"),
         ({"lora_init": "eva"}, "needs data of its own: take one of default"),
         ({"lora_init": "olora_niter_4"}, "only pissa takes a number of iterations"),
@@ -345,3 +347,18 @@ def test_every_combination_of_strategy_and_stage_is_allowed_or_refused_by_name(m
         else:
             with pytest.raises(ConfigError, match=f"--tuning {name} does not go with {stage}"):
                 check_tuning(ModelArguments(tuning=name), stage)
+
+
+def test_the_head_of_an_encoder_is_saved_with_its_bias(tmp_path):
+    folder = tiny_model(tmp_path / "bert", "bert")
+    model = load_masked_model(folder, dtype="float32")
+    start_tuning(ModelArguments(tuning="head"), model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape))
+    tokens = torch.tensor([[5, 6, 7, 8]])
+    expected = model.eval()(tokens).logits
+    model.save_pretrained(tmp_path / "saved")
+    loaded = load_masked_model(str(tmp_path / "saved"), dtype="float32")
+    torch.testing.assert_close(loaded.eval()(tokens).logits, expected)

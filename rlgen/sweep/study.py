@@ -7,7 +7,7 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -71,10 +71,7 @@ class Plan:
 
 
 def open_study(plan: Plan) -> optuna.Study:
-    """The study in the sweep's folder, as an earlier process left it, or a new one.
-
-    A trial that was under way when that process died counts as interrupted and is run again, in the same folder.
-    """
+    """The study in the sweep's folder, as an earlier process left it, or a new one."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = f"sqlite:///{(plan.folder / STORAGE).resolve()}"
     with warnings.catch_warnings():
@@ -83,10 +80,6 @@ def open_study(plan: Plan) -> optuna.Study:
             study_name=STUDY, storage=storage, direction=plan.direction, load_if_exists=True, pruner=_pruner(plan)
         )
         study.sampler = _sampler(plan, len(study.trials))
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)  # without a reason, which is the mark of an interrupted trial
-        if "folder" in trial.user_attrs:
-            study.enqueue_trial(trial.params, user_attrs={"folder": trial.user_attrs["folder"]})
     return study
 
 
@@ -99,10 +92,14 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
 def run_sweep(plan: Plan, study: optuna.Study) -> None:
     """Run trials until there are as many as planned; stopped anywhere, the same call goes on from there.
 
+    A trial that was under way when an earlier process died is run again, in the same folder.
+
     Raises:
-        ConfigError: the metric is one that the recipe never logs, or the first trials all failed.
+        ConfigError: another sweep is at work in the folder, the metric is one that the recipe never logs, or the first
+            trials all failed.
     """
     with _alone(plan.folder):
+        _take_up_interrupted(study)
         done = counted(study)
         report_progress("sweep", len(done), plan.trials)
         while len(done) < plan.trials:
@@ -115,6 +112,9 @@ def run_sweep(plan: Plan, study: optuna.Study) -> None:
                 raise ConfigError(
                     f"the first {len(done)} trials failed, the last one with: {done[-1].user_attrs['reason']}"
                 )
+        best = best_trial(study)
+        if best is not None:  # once more, since a process may have died between a trial's end and this
+            _keep_best(plan, best, {trial.user_attrs["folder"] for trial in done})
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
@@ -152,12 +152,25 @@ def _run_trial(plan: Plan, study: optuna.Study, trial: Trial) -> None:
         study.tell(trial, value)
         logger.info("trial %d: %s %.6g, %s", trial.number, plan.metric, value, words(params))
     best = best_trial(study)
-    if best is not None and (before is None or best.number != before.number):
-        write_best(plan.folder, {**plan.base, **plan.space.fixed, **best.params}, plan.metric, best)
+    if best is not None:
+        _keep_best(plan, best, {name, before.user_attrs["folder"] if before else name})
+    elif plan.keep == "best":
+        remove_weights(plan.folder / name)
+
+
+def _keep_best(plan: Plan, best: FrozenTrial, folders: Set[str]) -> None:
+    """Write down the best settings and, if only the best weights are to stay, remove those of the other folders."""
+    write_best(plan.folder, {**plan.base, **plan.space.fixed, **best.params}, plan.metric, best)
     if plan.keep == "best":
-        kept = None if best is None else best.user_attrs["folder"]
-        for each in {name, before.user_attrs["folder"] if before else name} - {kept}:
-            remove_weights(plan.folder / each)
+        for name in folders - {best.user_attrs["folder"]}:
+            remove_weights(plan.folder / name)
+
+
+def _take_up_interrupted(study: optuna.Study) -> None:
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)  # without a reason, which is the mark of an interrupted trial
+        if "folder" in trial.user_attrs:
+            study.enqueue_trial(trial.params, user_attrs={"folder": trial.user_attrs["folder"]})
 
 
 def _run_seeds(plan: Plan, trial: Trial, folder: Path, params: Mapping[str, Any]) -> tuple[Outcome, list[float]]:

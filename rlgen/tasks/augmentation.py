@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from reward_models import augmentation as rewards
@@ -63,15 +63,28 @@ def label_by_people(completions: Sequence[Any], label: Sequence[str], **_: Any) 
     return rewards.label_kept(completions, label=label, labeled=[labeled] * len(completions))
 
 
+def sentences_to_test(known: Collection[str], count: int = 600) -> list[dict[str, str]]:
+    """Choose sentences to test classifiers on, as people have labeled them.
+
+    Args:
+        known: Texts that a classifier may have been trained on.
+        count: How many to choose at most.
+
+    Returns:
+        Rows with `text` and `label`, none of them known.
+    """
+    return [row for row in _labeled("heldout") + _labeled("validation") if row["text"] not in known][:count]
+
+
 def classified(
-    seeds: Sequence[Mapping[str, Any]], generated: Sequence[str], test: int = 600
+    seeds: Sequence[Mapping[str, Any]], generated: Sequence[str], test: list[dict[str, str]]
 ) -> tuple[list[bool], list[bool]]:
     """Measure what generated examples are worth to a classifier, on sentences that people have labeled.
 
     Args:
         seeds: Rows with `seed` and `label`.
         generated: A new text for each, taken to have its label.
-        test: How many sentences to test on; none of them is a seed of this split or an answer to one.
+        test: What to test on, see `sentences_to_test`; the same for all whose worth is compared.
 
     Returns:
         For each test sentence whether naive Bayes trained on the seeds alone is right about it, and whether the one
@@ -80,8 +93,6 @@ def classified(
     Raises:
         ConfigError: There are more seeds than the classifier reads.
     """
-    known = {str(row["seed"]) for row in seeds} | set(generated)
-    people = [row for row in _labeled("heldout") + _labeled("validation") if row["text"] not in known][:test]
     own = [{"text": str(row["seed"]), "label": str(row["label"])} for row in seeds]
     new = [{"text": text, "label": str(row["label"])} for row, text in zip(seeds, generated, strict=True)]
     if len(own) + len(new) > rewards.MAX_LABELED:
@@ -89,7 +100,7 @@ def classified(
             f"the classifier reads at most {rewards.MAX_LABELED // 2} seeds with one text each, not {len(own)}; "
             f"compare with --max_rows {rewards.MAX_LABELED // 2}"
         )
-    return _right(own, people), _right(own + new, people)
+    return _right(own, test), _right(own + new, test)
 
 
 def _right(labeled: list[dict[str, str]], test: list[dict[str, str]]) -> list[bool]:

@@ -233,7 +233,7 @@ def _functions_of(file: Path, module: str) -> Iterator[Function]:
     except (SyntaxError, UnicodeDecodeError, ValueError, OSError) as error:
         logger.debug("%s skipped: %s", file, error)
         return
-    lines = source.splitlines(keepends=True)
+    lines = [f"{line}\n" for line in source.split("\n")]  # as ast counts them: a form feed ends none
     stack: list[tuple[ast.AST, str]] = [(tree, "")]
     while stack:
         parent, prefix = stack.pop()

@@ -165,6 +165,10 @@ def _rows(settings: TaskFile, path: Path, data: str, split: str) -> list[Row]:
     rows = []
     for index, record in enumerate(table):
         values = {**record, **{new: record[old] for new, old in settings.columns.items()}}
+        empty = [name for key in ("prompt", *(("completion",) if answered else ())) for name in fields_of[key]]
+        empty = [name for name in empty if values[name] is None]
+        if empty:
+            raise DataError(f"{data}: row {index} has no {empty[0]}; fill it in or remove the row")
         others = {name: value for name, value in values.items() if name not in ("prompt", "completion", "reference")}
         prompt = _filled(settings.prompt, "{prompt}", "prompt", values)
         if not prompt:

@@ -122,8 +122,24 @@ def test_two_sweeps_do_not_share_a_folder(make_plan):
     from rlgen.sweep.study import _alone
 
     plan = make_plan()
+    first = open_study(plan)
+    trial = first.ask()
     with _alone(plan.folder), pytest.raises(ConfigError, match="another sweep is at work"):
         sweep(plan)
+    assert first.trials[trial.number].state == TrialState.RUNNING  # the second one has left it alone
+
+
+def test_what_a_process_could_not_write_before_it_died_is_written_later(make_plan):
+    plan = make_plan({"learning_rate": Choice((1e-5, 1e-3))}, {"pause": 0}, sampler="grid", trials=2, keep="best")
+    study = sweep(plan)
+    best = (plan.folder / "best.yaml").read_text()
+    (plan.folder / "best.yaml").write_text("# of another trial")
+    worse = next(trial for trial in counted(study) if trial.number != best_trial(study).number)
+    left = plan.folder / worse.user_attrs["folder"] / "model.safetensors"
+    left.write_text("weights")
+    sweep(plan)
+    assert (plan.folder / "best.yaml").read_text() == best
+    assert not left.exists()
 
 
 KILLED = """

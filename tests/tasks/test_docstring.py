@@ -122,6 +122,16 @@ def test_harvest_of_a_folder(shelf: Path) -> None:
     assert functions["Shelf.fetch"].module == "shelf"
 
 
+def test_form_feeds_do_not_shift_what_is_cut_out(tmp_path: Path) -> None:
+    (tmp_path / "old.py").write_text(f"import os\n\x0c\n\x0c\n{MODULE}")
+    (tmp_path / "new.py").write_text(MODULE)
+    codes = {
+        module: [function.code for function in docstring.harvest(tmp_path) if function.module == module]
+        for module in ("old", "new")
+    }
+    assert codes["old"] == codes["new"] != []
+
+
 def test_near_copies_are_kept_once(shelf: Path) -> None:
     dealt = [function.qualname for part in docstring._split_functions(shelf).values() for function in part]
     assert len(dealt) == 2

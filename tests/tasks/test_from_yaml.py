@@ -102,3 +102,11 @@ def test_mistakes_are_one_clear_line(folder: Path, old: str, new: str, kind: typ
 def test_a_missing_file() -> None:
     with pytest.raises(ConfigError, match="no such file"):
         get_task("nowhere.yaml")
+
+
+@pytest.mark.parametrize("completion", ["The answer is {short}.", "{short}"])
+def test_a_missing_value_is_no_answer(folder: Path, completion: str) -> None:
+    (folder / "trivia.jsonl").write_text('{"question": "One?", "short": "1"}\n{"question": "Two?", "short": null}\n')
+    (folder / "trivia.yaml").write_text(TRIVIA.replace("I think so. The answer is {short}.", completion))
+    with pytest.raises(DataError, match="row 1 has no short; fill it in or remove the row"):
+        get_task(str(folder / "trivia.yaml")).split("rl")

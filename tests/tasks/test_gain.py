@@ -33,6 +33,7 @@ def test_people_help_and_a_contradiction_harms(tmp_path: Path, capsys: pytest.Ca
     gains = json.loads((tmp_path / "gain.json").read_text())
     assert list(gains) == ["sft", "bad", "people"]
     assert gains["sft"] == gains["people"]
+    assert len({(row["n"], row["mean_a"]) for row in gains.values()}) == 1  # one test for all
     assert gains["bad"]["difference"] < gains["people"]["difference"]
     assert gains["bad"]["low"] <= gains["bad"]["difference"] <= gains["bad"]["high"]
     assert f"report: {tmp_path}" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes import tasks_show
 from rlgen.data import check_disjoint
 from rlgen.errors import ConfigError, DataError
 from rlgen.tasks import SPLITS, Task, get_task
@@ -13,13 +14,18 @@ NOUNS = [f"{first}{second}" for first in ("Alph", "Bet", "Gamm", "Delt", "Epsil"
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("texts")
     middles = [" ".join(["very"] * count) for count in range(1, 7)]
     text = "\n\n".join(
         f"{noun} {verb}\nin {middle} cold water." for noun in NOUNS for middle in middles for verb in ("stood", "sat")
     )
     (folder / "text.txt").write_text(f"{text}\n\nIt had x = 3 in it, today.\n\nToo short.")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def task(folder: Path) -> Task:
     return get_task(SHIPPED, str(folder))
 
 
@@ -89,3 +95,9 @@ def test_too_little_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("The cat sat in the cold water again.")
     with pytest.raises(DataError, match="only 0 words"):
         get_task(SHIPPED, str(tmp_path / "text.txt")).split("sft")
+
+
+def test_rows_without_an_answer_can_be_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [SHIPPED, "--task_source", str(folder), "--split", "rl", "--rows", "64", "--model_name_or_path", "none"]
+    tasks_show.main.__wrapped__(words)
+    assert "Write a sentence" in capsys.readouterr().out

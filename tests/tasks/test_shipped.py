@@ -242,12 +242,14 @@ def test_what_generated_examples_are_worth() -> None:
     of_label = {label: [row["text"] for row in more if row["label"] == label] for label in ("positive", "negative")}
     good = [of_label[row["label"]].pop() for row in rows]
     bad = [of_label["negative" if row["label"] == "positive" else "positive"].pop() for row in rows]
-    alone, helped = augmentation.classified(rows, good)
-    _, harmed = augmentation.classified(rows, bad)
+    test = augmentation.sentences_to_test({*good, *bad, *(row["seed"] for row in rows)})
+    assert not {row["text"] for row in test} & {*good, *bad}
+    alone, helped = augmentation.classified(rows, good, test)
+    _, harmed = augmentation.classified(rows, bad, test)
     assert 0.5 < sum(alone) / len(alone) < 0.8
     assert sum(helped) > sum(harmed) + 0.03 * len(alone)
     with pytest.raises(ConfigError, match="at most 256 seeds"):
-        augmentation.classified(rows * 5, good * 5)
+        augmentation.classified(rows * 5, good * 5, test)
 
 
 # Files out of packages
