@@ -26,7 +26,7 @@ TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py")
 FEW = 20  # documents: fewer are cut into passages, so that a share of the text and not of the files is held out
 PASSAGE = 2000  # characters of a passage, at least
 
-_SKIPPED = frozenset(
+NO_PROSE = frozenset(  # folders of the standard library without texts of people
     "site-packages dist-packages test tests idlelib idle_test lib2to3 pgen2 turtledemo encodings ensurepip "
     "pydoc_data __pycache__".split()
 )
@@ -138,7 +138,7 @@ def stdlib_prose() -> Iterator[str]:
     if not (root / "os.py").is_file():
         raise DataError(f"{root}: this Python carries no standard library sources; give text files of your own")
     for file in sorted(root.rglob("*.py")):
-        if not _SKIPPED & set(file.relative_to(root).parts[:-1]):
+        if not NO_PROSE & set(file.relative_to(root).parts[:-1]):
             text = prose(file.read_text(encoding="utf-8", errors="replace"))
             if text:
                 yield text

@@ -24,6 +24,7 @@ from datasets import Dataset
 from reward_models import docstring as rewards
 from reward_models._text import VERBS, imperative
 from rlgen.data import row_hash
+from rlgen.documents import NO_PROSE
 from rlgen.errors import ConfigError, DataError
 from rlgen.tasks import SPLITS, Task
 from rlgen.tasks.rows import Row, digest, make_row, split_of
@@ -44,10 +45,7 @@ _SHARES = {"sft": 0.28, "preference": 0.42, "rl": 0.74, "validation": 0.81, "hel
 _SALT = "docstring-5320"
 _FEW_MODULES = 40  # a source with fewer top-level modules is split by file, and one with fewer files by function
 
-_SKIPPED_PARTS = frozenset(
-    "site-packages dist-packages test tests idlelib idle_test lib2to3 pgen2 turtledemo encodings ensurepip "
-    "pydoc_data __pycache__ _vendor node_modules build".split()
-)
+_SKIPPED_PARTS = NO_PROSE | {"_vendor", "node_modules", "build"}
 _NOT_A_SUMMARY = re.compile(
     r"^(internal|private|todo|xxx|fixme|hack|deprecated|see|same|like|just like|helper|undocumented|dummy|obsolete)\b"
     r"|>>>|->|=>|::|[=<>{}|\\$@^~#\[\]]|\.\.\.|https?:|\be\.g|\bi\.e|\betc\b|\bcf\.|\bTODO\b|\bXXX\b",
@@ -192,7 +190,7 @@ def summary_line(docstring: str) -> str | None:
         return None
     next_starts_anew = len(lines) > 1 and not lines[1].strip()[:1].islower()
     text = lines[0].strip() if next_starts_anew and not lines[0].rstrip().endswith(",") else " ".join(lines)
-    text = _MARKUP.sub(lambda match: next(group for group in match.groups() if group), " ".join(text.split()))
+    text = without_markup(text)
     text = re.split(r"(?<=[a-z0-9)])\.\s+(?=[A-Z])", text)[0].rstrip(" .:;") + "."
     if re.match(r"(true|false|whether)\b", text, re.IGNORECASE):
         text = f"Return {text if text[0] in 'TF' else text[0].lower() + text[1:]}"
@@ -211,6 +209,11 @@ def summary_line(docstring: str) -> str | None:
     if _NOT_A_SUMMARY.search(text) or _RAW_CODE.search(text) or text.count("(") != text.count(")"):
         return None
     return text
+
+
+def without_markup(text: str) -> str:
+    """Take reST markup off a text, and line breaks with it."""
+    return _MARKUP.sub(lambda match: next(group for group in match.groups() if group), " ".join(text.split()))
 
 
 def python_files(folder: Path) -> Iterator[Path]:

@@ -18,7 +18,7 @@ from reward_models import summarization as rewards
 from reward_models._prose import words
 from rlgen.tasks import Task
 from rlgen.tasks._benchmarks import benchmark
-from rlgen.tasks.docstring import python_files, source_root
+from rlgen.tasks.docstring import python_files, source_root, without_markup
 from rlgen.tasks.rows import Row, deal, make_row, splitter
 
 INSTRUCTION = "Summarize this text in one sentence of at most 20 words."
@@ -28,7 +28,6 @@ GOOD_ENOUGH = 0.55  # of the reward: below, the headline is about something else
 
 # The standard library's modules differ much in size; this salt deals them out evenly.
 _SALT = "summarization"
-_MARKUP = re.compile(r":[a-z:]+:`([^`<>]+)`|``([^`]+)``|`([^`]+)`|\*{1,2}([^*\s]+)\*{1,2}")
 _CODE = re.compile(r">>>|^\s*[\w.]+\(.*\)\s*(->.*)?$|[{}|=<>\\]|^\s*[-=~]{3,}|::\s*$|^\s*[-*:@]\s?\w", re.MULTILINE)
 _NO_HEADLINE = re.compile(
     r"[<>{}|=\\_@#\[\]]|\w\(|\.\.\.|->|^(internal|private|todo|see|same|like|deprecated|helper)\b", re.IGNORECASE
@@ -74,7 +73,7 @@ def headline_and_body(docstring: str) -> tuple[str, str] | None:
         One sentence and the prose; None where one of them is missing, too short or too long, or no plain English.
     """
     first, *rest = re.split(r"\n\s*\n", docstring.strip())
-    headline = _plain(first).rstrip(" .:;") + "."
+    headline = without_markup(first).rstrip(" .:;") + "."
     if not 4 <= len(headline.split()) <= 20 or not headline.isascii() or _NO_HEADLINE.search(headline):
         return None
     if re.search(r"[.!?] [A-Z]", headline) or not headline[0].isalpha():
@@ -82,15 +81,11 @@ def headline_and_body(docstring: str) -> tuple[str, str] | None:
     prose: list[str] = []
     for paragraph in rest:
         if not _CODE.search(paragraph) and len(paragraph.split()) >= 6:
-            prose.append(_plain(paragraph))
+            prose.append(without_markup(paragraph))
     body = "\n\n".join(prose)
     if not SHORTEST <= len(body) <= LONGEST or not body.isascii() or headline.rstrip(".") in body:
         return None
     return headline[0].upper() + headline[1:], body
-
-
-def _plain(text: str) -> str:
-    return _MARKUP.sub(lambda match: next(group for group in match.groups() if group), " ".join(text.split()))
 
 
 @functools.lru_cache(maxsize=4)

@@ -21,7 +21,6 @@ from rlgen.tasks import (
     SPLITS,
     Task,
     _benchmarks,
-    _rows,
     augmentation,
     code_generation,
     get_task,
@@ -31,6 +30,7 @@ from rlgen.tasks import (
     task_names,
     translation,
 )
+from rlgen.tasks.rows import deal, make_row
 from rlgen.wheels import PackageFile, package_files
 
 # Task, source, the splits that are looked at (all, where that is quick), the least mean reward of the references.
@@ -263,8 +263,8 @@ def test_a_package_that_cannot_be_had_is_one_clear_line(tmp_path: Path, monkeypa
 
 
 def test_texts_stay_in_their_split_whatever_else_there_is() -> None:
-    made = [_rows.make_row(f"Question {index}", "Yes.") for index in range(400)]
-    whole, half = _rows.deal(made, "salt"), _rows.deal(made[::2], "salt")
+    made = [make_row(f"Question {index}", "Yes.") for index in range(400)]
+    whole, half = deal(made, "salt"), deal(made[::2], "salt")
     for name in SPLITS:
         kept = [row["prompt"][0]["content"] for row in whole[name]]
         assert {row["prompt"][0]["content"] for row in half[name]} <= set(kept)
@@ -272,5 +272,5 @@ def test_texts_stay_in_their_split_whatever_else_there_is() -> None:
     assert (
         sum(map(len, whole.values()))
         == 400
-        == len(_rows.deal(made + made, "salt")["sft"]) + sum(len(whole[name]) for name in SPLITS[1:])
+        == len(deal(made + made, "salt")["sft"]) + sum(len(whole[name]) for name in SPLITS[1:])
     )
