@@ -210,18 +210,22 @@ def _mapping(file: Path) -> dict[Any, Any]:
     return loaded
 
 
+def find_shipped(name: str) -> Path | None:
+    """A file by its path, or by its place below the recipes' shipped configs; None if there is none."""
+    files = (Path(name).expanduser(), SHIPPED_CONFIGS / name.removeprefix("recipes/configs/"))
+    return next((file for file in files if file.is_file()), None)
+
+
 def find_config(name: str) -> Path:
     """A YAML file by its path, or by its place below the recipes' shipped configs ("docstring/sft.yaml").
 
     Raises:
         ConfigError: there is no such file.
     """
-    path = Path(name)
-    if path.is_file():
-        return path
+    found = find_shipped(name)
+    if found is not None:
+        return found
     below = name.removeprefix("recipes/configs/")
-    if (SHIPPED_CONFIGS / below).is_file():
-        return SHIPPED_CONFIGS / below
     known = [file.relative_to(SHIPPED_CONFIGS).as_posix() for file in SHIPPED_CONFIGS.rglob("*.yaml")]
     near = difflib.get_close_matches(below, known, n=1)
     raise ConfigError(f"there is no config file {name}" + (f": did you mean {near[0]}?" if near else ""))

@@ -117,7 +117,7 @@ def keep_gradients(model: PreTrainedModel) -> None:
     """Let gradients pass through 4-bit maps on a CPU after an evaluation, too.
 
     On processors with AVX512-BF16, bitsandbytes 0.50 lays the weights out anew at the first forward pass in evaluation
-    mode, for an operation that has no gradient: from then on training silently reaches no adapter below another layer.
+    mode, for an operation that has no gradient: from then on none passes through these maps, and nothing says so.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -119,10 +119,10 @@ def _conditions(results: Mapping[str, Any]) -> str:
 
 
 def _reproduce(results: Mapping[str, Any], command: str | None) -> str:
-    rows = [
-        [c["name"], f"`{c['path']}{'@' * bool(c.get('shots'))}{c.get('shots') or ''}`", f"`{c['fingerprint']}`"]
-        for c in results["checkpoints"]
-    ]
+    rows = []
+    for each in results["checkpoints"]:
+        shots = f"@{each['shots']}" if each.get("shots") else ""
+        rows.append([each["name"], f"`{each['path']}{shots}`", f"`{each['fingerprint']}`"])
     sampling = "; ".join(
         f"{plan['name']} with {plan['num_samples']} per prompt, {plan['max_new_tokens']} tokens, seed {plan['seed']}"
         for plan in results["sampling"]

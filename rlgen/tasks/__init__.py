@@ -104,10 +104,10 @@ def get_task(name: str, source: str | None = None) -> Task:
         from rlgen.tasks.from_python import build_from_file  # likewise
 
         return build_from_file(Path(name), source)
-    return built(_load_registered(name), name, source)
+    return build_task(_load_registered(name), name, source)
 
 
-def built(module: ModuleType, name: str, source: str | None) -> Task:
+def build_task(module: ModuleType, name: str, source: str | None) -> Task:
     """Call `build` of a task's module.
 
     Args:

@@ -12,8 +12,8 @@ from datasets import Dataset
 
 from rlgen.errors import ConfigError, DataError, RlgenError
 from rlgen.importing import import_file
-from rlgen.parser import SHIPPED_CONFIGS
-from rlgen.tasks import Task, built
+from rlgen.parser import find_shipped
+from rlgen.tasks import Task, build_task
 
 
 def build_from_file(path: Path, source: str | None = None) -> Task:
@@ -29,20 +29,13 @@ def build_from_file(path: Path, source: str | None = None) -> Task:
     Raises:
         ConfigError: The file is missing, cannot be imported, or its `build` fails or is none.
     """
-    file = _found(path)
     where = f"task file {path}"
+    file = find_shipped(path.as_posix())
+    if file is None:
+        raise ConfigError(f"{where}: no such file")
     module = _tried(lambda: import_file(file, "task"), where, ConfigError)
-    task = _tried(lambda: built(module, str(path), source), f"{where}: build(source)", ConfigError)
+    task = _tried(lambda: build_task(module, str(path), source), f"{where}: build(source)", ConfigError)
     return dataclasses.replace(task, split=_checked_split(task.split, where))
-
-
-def _found(path: Path) -> Path:
-    path = path.expanduser()
-    shipped = SHIPPED_CONFIGS / path.as_posix().removeprefix("recipes/configs/")
-    for file in (path, shipped):
-        if file.is_file():
-            return file
-    raise ConfigError(f"task file {path}: no such file")
 
 
 def _checked_split(split: Callable[..., Dataset], where: str) -> Callable[..., Dataset]:
